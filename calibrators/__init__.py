@@ -1,0 +1,75 @@
+"""Calibrators: passes that look at data. (graph, batches) -> graph, in any order the user names.
+
+A calibrator is a frozen dataclass whose fields are its options; its file is its public name. It sees the
+graph's ANN meaning through `converter.observe` and sets the neurons' thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from converter.graph import Graph, Node
+from converter.neurons import Neuron
+from converter.observe import Batches, Observer, observe
+from converter.registry import Registry
+
+
+class Calibrator(Protocol):
+    """Sets what the graph itself cannot say."""
+
+    def __call__(self, graph: Graph, batches: Batches) -> Graph:
+        """`graph` with its neurons' thresholds set. Deterministic for the same batches."""
+
+
+S = TypeVar("S", bound=Observer)
+
+
+@dataclass(frozen=True)
+class Watched(Generic[S]):
+    """A statistic of what a neuron's threshold must cover, fed with the neuron's input."""
+
+    neuron: Neuron
+    statistic: S
+
+    def update(self, value: Tensor) -> None:
+        """Take in one batch of the neuron's input."""
+        self.statistic.update(self.neuron.magnitude(value))
+
+
+def watch(graph: Graph, batches: Batches, statistic: Callable[[], S]) -> dict[Node, S]:
+    """One `statistic()` for each neuron, having seen the neuron's ANN activation over all batches."""
+    watched = {node: Watched(node.op, statistic()) for node in graph if isinstance(node.op, Neuron)}
+    observe(graph, batches, [(node.inputs[0], one) for node, one in watched.items()])
+    return {node: one.statistic for node, one in watched.items()}
+
+
+calibrators: Registry[type[Calibrator]] = Registry("calibrator", "calibrators")
+
+
+def with_thresholds(graph: Graph, thresholds: Mapping[Node, Tensor]) -> Graph:
+    """The graph with these thresholds, none above its activation's ceiling and none zero.
+
+    A channel that was silent on the calibration data has no scale of its own and takes its layer's; a layer
+    that was silent takes 1. A threshold of zero would fire at every step.
+    """
+    new = {node.name: _sound(node.op, value) for node, value in thresholds.items() if isinstance(node.op, Neuron)}
+
+    def rule(node: Node) -> Node:
+        return replace(node, op=replace(node.op, threshold=new[node.name])) if node.name in new else node
+
+    return graph.map(rule)
+
+
+def _sound(neuron: Neuron, threshold: Tensor) -> Tensor:
+    largest = threshold.max()
+    layer = largest if float(largest) > 0 else largest.new_ones(())
+    sound = threshold.where(threshold > DEAD * layer, layer)
+    return sound if neuron.ceiling is None else sound.clamp(max=neuron.ceiling)
+
+
+DEAD = 1e-4
+"""A channel whose threshold is below this share of its layer's is taken for silent."""

@@ -1,0 +1,77 @@
+"""The directory a conversion leaves behind, `NAME.snn/`: written whole or not at all, read without executing it.
+
+    model.py             the network as readable PyTorch, for deployment; imports only torch and safetensors
+    weights.safetensors  its parameters
+    graph.json           the same network as data, which `evaluate`, `diagnose` and `export` read
+    report.json  report.html  README.md  run.toml
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from converter import store
+from converter.errors import ArtefactError
+from converter.exporters import card, html, torch
+from converter.files import atomic_directory
+from converter.pipeline import Conversion
+from converter.preprocessing import Preprocessing
+from converter.rate import RateModel
+
+GRAPH, WEIGHTS, REPORT, RUN = "graph.json", "weights.safetensors", "report.json", "run.toml"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A converted network read back. `report` is the plain content of report.json."""
+
+    model: RateModel
+    report: dict[str, Any]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to the data the network was measured on."""
+        recorded = dict(self.report["data"]["preprocessing"])
+        recorded.pop("range")
+        return Preprocessing.from_dict(recorded)
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """Smallest and largest input value of the calibration data."""
+        low, high = self.report["data"]["preprocessing"]["range"]
+        return float(low), float(high)
+
+
+def write(conversion: Conversion, target: str | os.PathLike[str], *, run: str, force: bool = False) -> None:
+    """Write the directory; `run` is the content of run.toml. Raises `ArtefactError`, leaving nothing behind."""
+    model, report = conversion.model, conversion.report
+    with atomic_directory(target, force=force) as folder:
+        (folder / "model.py").write_text(torch.source(model, report), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(save({k: t.contiguous().cpu() for k, t in model.state_dict().items()}))
+        (folder / GRAPH).write_text(store.to_json(model), encoding="utf-8")
+        (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+        (folder / "report.html").write_text(html.page(report), encoding="utf-8")
+        (folder / "README.md").write_text(card.card(report), encoding="utf-8")
+        (folder / RUN).write_text(run, encoding="utf-8")
+
+
+def read(folder: str | os.PathLike[str]) -> Artefact:
+    """Read a directory that `write` left. Raises `ArtefactError` when it is not one, or is damaged."""
+    path = Path(folder)
+    if missing := [name for name in (GRAPH, WEIGHTS, REPORT) if not (path / name).is_file()]:
+        raise ArtefactError(
+            f"'{path}' is not a converted network: it has no {missing[0]}", hint="ann2snn convert makes one"
+        )
+    try:
+        report = json.loads((path / REPORT).read_text(encoding="utf-8"))
+        tensors = load_file(path / WEIGHTS)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ArtefactError(f"'{path}' is damaged", why=str(error).splitlines()[0], hint="convert anew") from error
+    return Artefact(store.from_json((path / GRAPH).read_text(encoding="utf-8"), tensors), report)

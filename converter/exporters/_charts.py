@@ -1,0 +1,127 @@
+"""The two pictures of the page, as SVG that takes its colours and letters from the page around it.
+
+matplotlib draws in marker colours that stand for roles; they become CSS variables, so one drawing is right in
+light and in dark. Identifiers get a prefix, so several drawings share a page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+
+from converter.exporters._words import milestones
+from converter.report import Report
+
+# Colours nobody would choose: each stands for a role in the page's style sheet.
+INK, MUTED, LINE, MAIN, OTHER = "#010101", "#020202", "#030303", "#040404", "#050505"
+_ROLES = {INK: "ink", MUTED: "muted", LINE: "line", MAIN: "main", OTHER: "other"}
+
+_STYLE = {
+    "svg.hashsalt": "ann2snn",
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "text.color": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "grid.color": LINE,
+    "axes.linewidth": 1,
+}
+
+
+def accuracy_chart(report: Report) -> str:
+    """Accuracy (with labels) and agreement with the ANN against time, the ANN's accuracy as a line across."""
+
+    def draw(axes: Axes) -> None:
+        times = [p.timesteps for p in report.curve]
+        marked = [times.index(p.timesteps) for p in milestones(report.curve)]
+        agreement = [p.agreement for p in report.curve]
+        accuracy = [p.accuracy for p in report.curve if p.accuracy is not None]
+        labelled = len(accuracy) == len(times)
+        if report.ann_accuracy is not None and labelled:
+            axes.axhline(report.ann_accuracy, color=INK, lw=1, ls=(0, (4, 3)), label="ANN's accuracy")
+        look = {"color": OTHER, "mfc": "none", "lw": 1.25} if labelled else {"color": MAIN, "lw": 2}
+        axes.plot(times, agreement, "o-", ms=4.5, markevery=marked, label="agreement with the ANN", **look)
+        if labelled:
+            axes.plot(times, accuracy, "o-", ms=5, lw=2, markevery=marked, color=MAIN, label="accuracy")
+        lowest = min(
+            [*agreement, *accuracy, report.ann_accuracy if labelled and report.ann_accuracy else 1.0]
+        )
+        floor = max(0.0, int(10 * lowest) / 10 - 0.05)
+        axes.set_ylim(floor, 1 + (1 - floor) * 0.04)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        if labelled:
+            axes.legend(
+                *(reversed(part) for part in axes.get_legend_handles_labels()),
+                loc="lower left",
+                bbox_to_anchor=(-0.02, 1.0),
+                ncols=3,
+                frameon=False,
+                handlelength=1.6,
+                columnspacing=1.2,
+                handletextpad=0.5,
+                borderaxespad=0,
+                fontsize=11,
+            )
+
+    return _svg("accuracy", report, draw)
+
+
+def spikes_chart(report: Report) -> str:
+    """Spikes per neuron up to each step, from zero."""
+
+    def draw(axes: Axes) -> None:
+        times = [p.timesteps for p in report.curve]
+        marked = [times.index(p.timesteps) for p in milestones(report.curve)]
+        spikes = [p.spikes_per_neuron for p in report.curve]
+        axes.plot(times, spikes, "o-", ms=5, lw=2, markevery=marked, color=MAIN)
+        axes.set_ylim(0, max(spikes) * 1.08 or 1)
+
+    return _svg("spikes", report, draw)
+
+
+def _svg(name: str, report: Report, draw: Callable[[Axes], None]) -> str:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(480 / 72, 300 / 72))
+        axes = figure.add_axes((0.105, 0.15, 0.875, 0.76))
+        draw(axes)
+        _frame(axes, [p.timesteps for p in milestones(report.curve)])
+        drawing = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(drawing, format="svg", transparent=True, metadata=nothing)
+    return _inline(drawing.getvalue(), name)
+
+
+def _frame(axes: Axes, times: list[int]) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator([t for t in times if t & (t - 1) == 0] or times))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:.0f}"))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", lw=0.75)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("time steps")
+
+
+def _inline(svg: str, name: str) -> str:
+    """The drawing without file header and fixed size, its colours and fonts left to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', 'aria-hidden="true" ', svg, count=1)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    for colour, role in _ROLES.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()

@@ -1,0 +1,113 @@
+"""Generated Python, laid out as a person would: short constructors, lines broken at their brackets.
+
+The layout is that of `ruff format` for the assignments and calls an emitted model consists of.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+from torch import nn
+
+WIDTH = 110
+_INDENT = " " * 4
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def shorten(constructor: str) -> str:
+    """A torch.nn constructor without the arguments that stand at their default, `(3, 3)` as `3` in a convolution.
+
+    `nn.Conv2d(3, 8, (3, 3), stride=(1, 1), padding=(1, 1), groups=1)` -> `nn.Conv2d(3, 8, 3, padding=1)`
+    """
+    call = ast.parse(constructor, mode="eval").body
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+        return constructor
+    known = getattr(nn, call.func.attr, None)
+    if known is None or ast.unparse(call.func) != f"nn.{call.func.attr}":
+        return constructor
+    if "Conv" in call.func.attr:
+        call.args = [_collapsed(value) for value in call.args]
+        for keyword in call.keywords:
+            keyword.value = _collapsed(keyword.value)
+    defaults = inspect.signature(known).parameters
+    call.keywords = [k for k in call.keywords if not (k.arg in defaults and _is(k.value, defaults[k.arg].default))]
+    return ast.unparse(call).replace("'", '"')
+
+
+def _collapsed(value: ast.expr) -> ast.expr:
+    """One number for a tuple that repeats it: torch takes it for every dimension."""
+    if isinstance(value, ast.Tuple) and value.elts and len({ast.unparse(e) for e in value.elts}) == 1:
+        return value.elts[0]
+    return value
+
+
+def _is(value: ast.expr, default: object) -> bool:
+    """Whether an argument says just what its default is; True is not 1 here."""
+    return isinstance(value, ast.Constant) and type(value.value) is type(default) and value.value == default
+
+
+def fold(line: str, indent: int = 0) -> list[str]:
+    """The lines of one statement, indented by `indent` spaces; a comment at its end follows the last bracket.
+
+    A line that is too long is opened at its last bracket; what stands inside goes on one line, or one a line.
+    """
+    code, comment = _comment(line)
+    margin = " " * indent
+    whole = f"{margin}{code}"
+    if len(whole + comment) <= WIDTH or (groups := _last_group(code)) is None:
+        return [whole + comment]
+    start, end = groups
+    head, inside, tail = code[: start + 1], code[start + 1 : end], code[end:]
+    parts = list(_parts(inside))
+    if len(parts) == 1 and head.endswith("(") and code[start - 1 : start].isspace():
+        # A bracket that only holds a long expression together: its contents keep their own layout.
+        return [margin + head, *fold(inside, indent + 4), margin + tail + comment]
+    joined = f"{margin}{_INDENT}{inside}"
+    if len(joined) <= WIDTH and " for " not in inside:
+        return [margin + head, joined, margin + tail + comment]
+    body = [row for part in parts for row in fold(f"{part},", indent + 4)]
+    return [margin + head, *body, margin + tail + comment]
+
+
+def _comment(line: str) -> tuple[str, str]:
+    code, mark, comment = line.partition("  # ")
+    return code, mark + comment
+
+
+def _last_group(code: str) -> tuple[int, int] | None:
+    """Where the last outermost bracket of `code` opens and closes; empty brackets do not count."""
+    found, stack = None, []
+    for position, sign in _outside_strings(code):
+        if sign in _PAIRS:
+            stack.append(position)
+        elif stack and sign == _PAIRS[code[stack[-1]]]:
+            start = stack.pop()
+            if not stack and position > start + 1:
+                found = (start, position)
+    return found
+
+
+def _parts(inside: str) -> Iterator[str]:
+    """The arguments of a call: `inside` split at its outermost commas."""
+    depth, begin = 0, 0
+    for position, sign in _outside_strings(inside):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            yield inside[begin:position].strip()
+            begin = position + 1
+    if rest := inside[begin:].strip():
+        yield rest
+
+
+def _outside_strings(code: str) -> Iterator[tuple[int, str]]:
+    """The characters of `code` that are not part of a string literal."""
+    quote = ""
+    for position, sign in enumerate(code):
+        if quote:
+            quote = "" if sign == quote and code[position - 1] != "\\" else quote
+        elif sign in "\"'":
+            quote = sign
+        else:
+            yield position, sign

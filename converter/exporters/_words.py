@@ -1,0 +1,158 @@
+"""How a report is said: numbers, names and the one-sentence result, the same on the page and on the model card."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from converter.report import Point, Report
+
+NEAR = 0.005
+"""Half a point: how close to the ANN's accuracy counts as having reached it."""
+
+_SAID = ("assumptions", "source")
+_UNITS = {"pj": "pJ", "nj": "nJ", "uj": "µJ", "mj": "mJ", "j": "J", "ms": "ms", "s": "s"}
+_UPPER = {
+    "ann": "ANN",
+    "snn": "SNN",
+    "ac": "AC",
+    "mac": "MAC",
+    "macs": "MACs",
+    "acs": "ACs",
+    "sha256": "SHA-256",
+}
+
+
+def percent(share: float | None) -> str:
+    """0.9163 -> `91.6 %`; shares under a thousandth keep two digits that say something; unknown is a dash."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    if 0 < abs(share) < 0.0005:
+        return f"{100 * share:.2g} %" if abs(share) >= 1e-5 else "< 0.001 %"
+    return f"{100 * share:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """Counts with thousands apart, other numbers with four digits; unknown is a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}".replace(",", "\u202f")
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """1234567 -> `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def label(key: str) -> str:
+    """`effective_acs` -> `effective ACs`."""
+    return " ".join(_UPPER.get(word, word) for word in key.split("_"))
+
+
+def value(key: str, given: Any) -> str:
+    """A setting or a metric in words; what it is shows in its key: a sparsity, bytes, an energy in pJ."""
+    if given is None:
+        return "none"
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, int | float):
+        return _measure(key, given)
+    if isinstance(given, Mapping):
+        return ", ".join(f"{label(str(k))} {value(str(k), v)}" for k, v in given.items()) or "none"
+    if isinstance(given, list | tuple):
+        return ", ".join(value(key, v) for v in given) or "none"
+    return str(given)
+
+
+def _measure(key: str, given: float) -> str:
+    words = key.split("_")
+    if words[-1] in ("sparsity", "share", "density"):
+        return percent(given)
+    if words[-1] in ("footprint", "bytes"):
+        return size(given)
+    if words[-1] in ("ratio", "factor"):
+        return f"{given:.3g} ×" if math.isfinite(given) else "–"
+    unit = _UNITS.get(words[-1], "") if len(words) > 1 else ""
+    return f"{number(given)} {unit}".rstrip()
+
+
+def metric_groups(metrics: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(group, [(label, value), …]) for all metrics; assumptions are not numbers and stand apart."""
+    numbers = {k: v for k, v in metrics.items() if not isinstance(v, Mapping) and k not in _SAID}
+    if numbers:
+        bare = {key: key.rpartition("_")[0] if _has_unit(key) else key for key in numbers}
+        yield name, [(label(bare[key]), value(key, given)) for key, given in numbers.items()]
+    for key, given in metrics.items():
+        if isinstance(given, Mapping):
+            yield from metric_groups(given, f"{name}, {label(key)}" if name else label(key))
+
+
+def _has_unit(key: str) -> bool:
+    return "_" in key and key.rpartition("_")[2] in _UNITS
+
+
+def assumptions(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The sentences the numbers rest on, wherever among the metrics they stand."""
+    for key, given in metrics.items():
+        if key in _SAID:
+            yield from given if isinstance(given, list | tuple) else [value(key, given)]
+        elif isinstance(given, Mapping):
+            yield from assumptions(given)
+
+
+def headline(report: Report) -> str:
+    """The result in a sentence, without the model's name: accuracy with labels, agreement without."""
+    if not report.curve:
+        return "converted, not measured"
+    last = report.curve[-1]
+    steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''}"
+    if last.accuracy is None:
+        return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
+    return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"
+
+
+def settled(report: Report) -> int | None:
+    """The step from which on the accuracy stays within half a point of the ANN's (or above), if there is one."""
+    found = None
+    for point in report.curve:
+        if report.ann_accuracy is None or point.accuracy is None:
+            return None
+        if point.accuracy < report.ann_accuracy - NEAR:
+            found = None
+        elif found is None:
+            found = point.timesteps
+    return found
+
+
+def milestones(curve: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The points worth a row: all of a dozen; of more, those at powers of two, and the last."""
+    if len(curve) <= 12:
+        return curve
+    return tuple(p for p in curve if p is curve[-1] or p.timesteps & (p.timesteps - 1) == 0)
+
+
+def markdown(text: object) -> str:
+    """`text` as plain words of a Markdown document: one line, nothing in it acts as markup, HTML or table."""
+    flat = " ".join(str(text).split())
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", flat)
+    flat = re.sub(r"^([-+#=])", r"\\\1", flat)
+    flat = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", flat)
+    # A bare address becomes a link by itself in GitHub's dialect; an entity for its colon stops that.
+    return re.sub(r"\b(https?|ftp)://", r"\1&#58;//", flat, flags=re.IGNORECASE).replace("www.", "www&#46;")
+
+
+def code(text: object) -> str:
+    """`text` as a code span, also inside a table: what would end either is replaced by its likeness."""
+    flat = " ".join(str(text).split()).replace("`", "'").replace("|", "¦")
+    return f"`{flat}`"

@@ -1,0 +1,78 @@
+"""The report as one page: a single HTML file that loads nothing, in light and dark, on paper and on a phone.
+
+Names come from other people's files, so the template escapes everything; the two drawings are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from converter.exporters import _words as words
+from converter.exporters._charts import accuracy_chart, spikes_chart
+from converter.report import Layer, Report
+
+MEASURES: tuple[tuple[str, str, Callable[[Layer], float], Callable[[float], str]], ...] = (
+    ("firing rate", "spikes per neuron and step", lambda layer: layer.firing_rate, lambda v: f"{v:.3f}"),
+    (
+        "error",
+        "mean difference to the ANN, over its mean activation",
+        lambda layer: layer.error,
+        words.percent,
+    ),
+    ("clipped", "ANN activations above the threshold", lambda layer: layer.clipped, words.percent),
+    ("silent", "neurons that should fire and never did", lambda layer: layer.silent, words.percent),
+)
+"""What is shown of a layer: name, meaning, where it stands, how it is said."""
+
+
+def page(report: Report) -> str:
+    """The page for `report`, complete; the same report gives the same page, byte for byte."""
+    return (
+        environment(html=True)
+        .get_template("page.html.jinja")
+        .render(
+            report=report,
+            words=words,
+            measures=MEASURES,
+            headline=words.headline(report),
+            settled=words.settled(report),
+            points=words.milestones(report.curve),
+            accuracy_chart=Markup(accuracy_chart(report)) if report.curve else "",
+            spikes_chart=Markup(spikes_chart(report)) if report.curve else "",
+            layers=list(_layers(report)),
+            worst=max(report.layers, key=lambda layer: _finite(layer.error), default=None),
+            metrics=list(words.metric_groups(report.metrics)),
+            assumptions=list(words.assumptions(report.metrics)),
+        )
+    )
+
+
+def environment(*, html: bool) -> Environment:
+    """How the exporters' templates are read: a missing value is an error, blocks leave no blank lines."""
+    return Environment(
+        loader=PackageLoader("converter.exporters", "."),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _layers(report: Report) -> Iterator[tuple[Layer, list[tuple[str, str]]]]:
+    """Each layer with (text, length of its bar) for every measure; a column's largest value fills its width."""
+    tops = [max((_finite(of(layer)) for layer in report.layers), default=0) for _, _, of, _ in MEASURES]
+    for layer in report.layers:
+        cells = [
+            (say(of(layer)), f"{_finite(of(layer)) / top:.3f}" if top else "0")
+            for (_, _, of, say), top in zip(MEASURES, tops, strict=True)
+        ]
+        yield layer, cells
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,181 @@
+"""The spiking network as a file to read and to run: `model.py`, which needs torch and nothing of ours.
+
+It does, line by line and bit by bit, what `RateModel` does with the same graph: the sources of the neurons
+are copied in as they stand, every other node is the expression its op gives (`Op.code`). Names come from the
+ONNX file, so all that goes into code is an identifier first, and all that goes into text is made harmless.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from converter.cumulative import telescope, telescope_mean
+from converter.exporters._layout import fold, shorten
+from converter.exporters.html import environment
+from converter.graph import Input, Node, show_shape
+from converter.neurons import Neuron
+from converter.rate import RateModel
+
+# Names with a meaning of their own in the emitted file: a value of the network called so gets an underscore.
+_TAKEN = frozenset(dir(builtins)) | {
+    *("torch", "F", "nn", "Tensor", "Any", "Path", "Callable", "State", "Sums", "Model", "Parameters", "load"),
+    *("self", "x", "state", "spikes", "currents", "timesteps", "generator", "encoded", "totals", "time"),
+    *("annotations", "model", "readout", "readouts"),
+}
+
+
+def source(model: RateModel, *, notes: Sequence[str] = (), timesteps: int = 32) -> str:
+    """The text of `model.py`. `notes` are lines for its head: where the network came from, preprocessing.
+
+    `timesteps` is what the file runs for when it is started by itself.
+    """
+    writer = _Writer.of(model)
+    plan, graph = model.plan, model.graph
+    reading = [writer.local[n] for n in plan.frontier]
+    text = environment(html=False).get_template("model.py.jinja").render(
+        title=_plain(graph.name),
+        version=_version(),
+        notes=[_plain(note) for note in notes],
+        neuron_kinds=sorted({n.op.kind for n in model.neurons}),
+        encoding=type(model.encoding).__name__,
+        constant=model.encoding.constant,
+        inputs=[(writer.local[n], show_shape(n.shape)) for n in graph.inputs],
+        outputs=[(_plain(n.name), show_shape(n.shape)) for n in graph.outputs],
+        functions=[inspect.getsource(f).rstrip() for f in writer.functions()],
+        plain_parameters=any(n.op.tensors() and not n.op.module() for n in graph),
+        layers=[row for n in graph if n.op.tensors() for row in writer.layer(n)],
+        static=[row for n in plan.static if not isinstance(n.op, Input) for row in writer.value(n)],
+        kept=[writer.local[n] for n in writer.kept()],
+        states=[row for n in plan.step for row in writer.initial(n)],
+        steps=[row for n in plan.step if not isinstance(n.op, Input) for row in writer.value(n)],
+        fired=[row for row in writer.fired()],
+        reading=reading,
+        head=[row for n in plan.head for row in writer.value(n)],
+        answer=[writer.local[n] for n in graph.outputs],
+        encode=writer.encode(),
+        seed=model.seed,
+        example=[str(tuple(1 if d is None else d for d in _sample(n))) for n in graph.inputs],
+        timesteps=timesteps,
+    )
+    return text
+
+
+def tensors(model: RateModel) -> dict[str, Tensor]:
+    """What belongs into `weights.safetensors`: every parameter as `layer.field`, each in memory of its own."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Turns nodes into lines. `local` names the variable that holds a node's value."""
+
+    model: RateModel
+    local: dict[Node, str]
+
+    @staticmethod
+    def of(model: RateModel) -> _Writer:
+        taken = _TAKEN | {f.__name__ for f in _kernels(model)} | {"telescope", "telescope_mean"}
+        names = ((n, model.names[n.name]) for n in model.graph)
+        local = {n: f"{name}_" if name in taken else name for n, name in names}
+        if len(model.graph.inputs) == 1:
+            local[model.graph.inputs[0]] = "x"
+        return _Writer(model, local)
+
+    def attribute(self, node: Node) -> str:
+        return f"self.{self.model.names[node.name]}"
+
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """The functions of ours that the file holds a copy of, in the order of their use."""
+        yield from _kernels(self.model)
+        told = [n for n in self.model.plan.step if n in self.model.plan.cumulative]
+        if any(n.op.homogeneous for n in told):
+            yield telescope
+        if any(not n.op.homogeneous for n in told):
+            yield telescope_mean
+
+    def layer(self, node: Node) -> list[str]:
+        """The line of the constructor that makes room for a node's parameters."""
+        made = node.op.module()
+        if made:
+            return fold(f"{self.attribute(node)} = {shorten(made)}", 8)
+        rooms = ", ".join(f"{name}={_room(t)}" for name, t in node.op.tensors().items())
+        return fold(f"{self.attribute(node)} = Parameters({rooms})", 8)
+
+    def initial(self, node: Node) -> list[str]:
+        """The entry of the state a simulation starts with, for nodes that have a state."""
+        if isinstance(node.op, Neuron):
+            return fold(f'"{self.local[node]}": {node.op.code_init(self.attribute(node))},', 12)
+        return [f'            "{self.local[node]}": None,'] if node in self.model.plan.cumulative else []
+
+    def value(self, node: Node) -> list[str]:
+        """The line that computes a node's value, with its shape beside it."""
+        name, given = self.local[node], [self.local[i] for i in node.inputs]
+        shape = f"  # {show_shape(node.shape)}"
+        own = f'state["{name}"]'
+        if isinstance(node.op, Neuron):
+            return fold(f"{own}, {name} = {node.op.code(self.attribute(node), own, *given)}{shape}", 8)
+        if node in self.model.plan.cumulative:
+            held = [f"s{i}" for i in range(len(given))] if len(given) > 1 else ["s"]
+            function = f"lambda {', '.join(held)}: {node.op.code(self.attribute(node), *held)}"
+            kind, time = ("telescope", []) if node.op.homogeneous else ("telescope_mean", ['state["time"]'])
+            arguments = ", ".join([function, own, *time, *given])
+            return fold(f"{own}, {name} = {kind}({arguments}){shape}", 8)
+        return fold(f"{name} = {node.op.code(self.attribute(node), *given)}{shape}", 8)
+
+    def kept(self) -> list[Node]:
+        """The static values that the steps or the read-out use, in order."""
+        plan = self.model.plan
+        used = {i for n in plan.step for i in n.inputs} | set(plan.frontier)
+        return [n for n in plan.static if n in used]
+
+    def fired(self) -> list[str]:
+        names = [self.local[n] for n in self.model.neurons]
+        return fold(f"spikes.update({', '.join(f'{n}={n}' for n in names)})", 12) if names else []
+
+    def encode(self) -> str:
+        """The expression that encodes one input for one step; empty when the encoding is the identity."""
+        encoding = self.model.encoding
+        if encoding.kernel is None:
+            return ""
+        settings = [repr(getattr(encoding, f.name)) for f in fields(encoding)]
+        return f"{encoding.kernel.__name__}(%s, {', '.join(['generator', *settings])})"
+
+
+def _kernels(model: RateModel) -> list[Callable[..., Any]]:
+    """The functions of the neurons and of the encoding, each once."""
+    kernels: list[Callable[..., Any]] = [n.op.kernel for n in model.neurons if isinstance(n.op, Neuron)]
+    if model.encoding.kernel is not None:
+        kernels.append(model.encoding.kernel)
+    return list(dict.fromkeys(kernels))
+
+
+def _room(tensor: Tensor) -> str:
+    """An expression for a tensor of this shape and type, to be filled when weights are loaded."""
+    kind = "" if tensor.is_floating_point() else f", dtype={tensor.dtype}"
+    return f"torch.zeros({tuple(tensor.shape)}{kind})"
+
+
+def _sample(node: Node) -> tuple[int | None, ...]:
+    from converter.graph import BATCH
+
+    return tuple(None if d == BATCH else d // BATCH if d % BATCH == 0 and d else d for d in node.shape)
+
+
+def _plain(text: object) -> str:
+    """`text` as part of a docstring: one line, no escape, no quote that could end it."""
+    flat = "".join(sign if sign.isprintable() else " " for sign in str(text))
+    return " ".join(flat.split()).replace("\\", "/").replace('"', "'")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ann2snn")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a source tree that is not installed)"

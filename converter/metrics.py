@@ -1,0 +1,287 @@
+"""Measuring a spiking network against its ANN: answers over time, layer by layer, operation by operation.
+
+Names follow NeuroBench (Yik et al., Nat. Commun. 2025). A synaptic operation is one non-zero input reaching
+one non-zero weight: an addition (AC) where the input is a spike, a multiplication and addition (MAC) where
+it is analog. Counts are exact: a border pixel reaches fewer weights than one in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converter.errors import DataError, Refusal
+from converter.graph import BATCH, Graph, Node, Shape
+from converter.neurons import Neuron
+from converter.ops.affine import Conv, ConvTranspose, Linear
+from converter.rate import RateModel
+from converter.report import Layer, Point
+
+Labelled = Iterable[tuple[Tensor, Tensor | None]]
+Progress = Callable[[int], None]
+
+PICOJOULE_MAC = 4.6
+PICOJOULE_AC = 0.9
+ENERGY_ASSUMPTION = (
+    "45 nm CMOS, 32-bit floating point: 4.6 pJ for a multiply-accumulate, 0.9 pJ for an accumulate (Horowitz, "
+    "ISSCC 2014); arithmetic only, memory traffic not included; the analog first layer is computed once an image"
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run of a spiking network over data showed."""
+
+    samples: int
+    ann_accuracy: float | None
+    curve: tuple[Point, ...]
+    layers: tuple[Layer, ...]
+    metrics: dict[str, Any]
+
+
+@dataclass
+class LayerSums:
+    """Running sums over one layer of neurons, in double precision."""
+
+    spikes: float = 0.0
+    clipped: float = 0.0
+    positive: float = 0.0
+    silent: float = 0.0
+    error: float = 0.0
+    size: float = 0.0
+    values: int = 0
+
+    def add(self, neuron: Neuron, activation: Tensor, mean: Tensor, fired: Tensor) -> None:
+        """One batch: the ANN's activation, the spikes' mean over time, how often each neuron fired."""
+        above = neuron.magnitude(activation) > neuron.calibrated() * (1 + 1e-6)
+        positive = activation > 0
+        self.spikes += float(fired.sum())
+        self.clipped += float(above.sum())
+        self.positive += float(positive.sum())
+        self.silent += float((positive & (fired == 0)).sum())
+        self.error += float((mean - activation).abs().sum())
+        self.size += float(activation.abs().sum())
+        self.values += activation.numel()
+
+    def layer(self, node: Node, timesteps: int) -> Layer:
+        """The sums as a line of the report."""
+        neuron = node.op
+        assert isinstance(neuron, Neuron)
+        threshold = neuron.calibrated()
+        return Layer(
+            name=node.name,
+            neuron=neuron.kind,
+            shape="x".join(map(str, sample_shape(node.shape))),
+            neurons=size_of(node.shape),
+            threshold_min=float(threshold.min()),
+            threshold_mean=float(threshold.mean()),
+            threshold_max=float(threshold.max()),
+            firing_rate=self.spikes / self.values / timesteps,
+            spikes_per_neuron=self.spikes / self.values,
+            clipped=self.clipped / self.values,
+            silent=self.silent / max(self.positive, 1.0),
+            error=self.error / max(self.size, 1e-12),
+        )
+
+
+@dataclass
+class Answers:
+    """Running sums over the read-out at one time step."""
+
+    right: float = 0.0
+    agree: float = 0.0
+    error: float = 0.0
+    spikes: float = 0.0
+
+
+@dataclass
+class Watch:
+    """Listens to a simulation of one batch: each layer's spike sum and count, each synapse's input events."""
+
+    graph: Graph
+    sources: frozenset[Node]
+    sums: dict[Node, Tensor] = field(default_factory=dict)
+    fired: dict[Node, Tensor] = field(default_factory=dict)
+    events: dict[Node, Tensor] = field(default_factory=dict)
+    total: Tensor | float = 0.0
+
+    def __call__(self, node: Node, value: Tensor) -> None:
+        if isinstance(node.op, Neuron):
+            fires = (value != 0).to(value.dtype)
+            self.sums[node] = self.sums[node] + value if node in self.sums else value
+            self.fired[node] = self.fired[node] + fires if node in self.fired else fires
+            self.total = self.total + fires.sum(dtype=torch.float64)
+        elif node in self.sources:
+            events = (value != 0).to(value.dtype)
+            self.events[node] = self.events[node] + events if node in self.events else events
+
+
+@torch.inference_mode()
+def measure(
+    model: RateModel,
+    ann: Graph,
+    batches: Labelled,
+    timesteps: Sequence[int],
+    progress: Progress = lambda done: None,
+) -> Measurement:
+    """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
+
+    Layers and operations are counted over the whole of the longest run. Raises `DataError` when there are
+    no samples or a label is not one of the network's classes.
+    """
+    steps = sorted(set(timesteps))
+    last = steps[-1]
+    layers = {node: LayerSums() for node in model.neurons}
+    answers = {t: Answers() for t in steps}
+    synapses = tuple(n for n in model.plan.step if isinstance(n.op, Conv | ConvTranspose | Linear))
+    fan_out = {node: fan_out_of(node) for node in synapses}
+    operations = samples = ann_right = 0.0
+    labelled = True
+    for inputs, labels in batches:
+        count = len(inputs)
+        target = ann.run(inputs)
+        choice = target[0].argmax(1)
+        activations = activations_of(model.graph, inputs)
+        watch = Watch(model.graph, frozenset(n.inputs[0] for n in synapses))
+        for time, readout in zip(range(1, last + 1), model.iterate(inputs, watch), strict=False):
+            if time in answers:
+                add_answers(answers[time], readout, target, labels, watch.total)
+            progress(count)
+        for node, sums in layers.items():
+            neuron = node.op
+            assert isinstance(neuron, Neuron)
+            sums.add(neuron, activations[node], watch.sums[node] / last, watch.fired[node])
+        for node in synapses:
+            source = node.inputs[0]
+            events = watch.fired[source] if source in watch.fired else watch.events[source]
+            operations += float((events * fan_out[node]).sum(dtype=torch.float64))
+        labelled = labelled and labels is not None
+        ann_right += count_right(choice, labels) if labels is not None else 0.0
+        samples += count
+    if not samples:
+        raise DataError("there are no samples to measure on")
+    neurons = sum(size_of(n.shape) for n in layers)
+    curve = tuple(
+        Point(
+            timesteps=t,
+            accuracy=a.right / samples if labelled else None,
+            agreement=a.agree / samples,
+            output_error=a.error / samples,
+            spikes_per_neuron=a.spikes / samples / neurons,
+        )
+        for t, a in answers.items()
+    )
+    return Measurement(
+        samples=int(samples),
+        ann_accuracy=ann_right / samples if labelled else None,
+        curve=curve,
+        layers=tuple(sums.layer(node, last) for node, sums in layers.items()),
+        metrics=summary(model, layers, operations / samples, last),
+    )
+
+
+def activations_of(graph: Graph, inputs: Tensor) -> dict[Node, Tensor]:
+    """The ANN's activation where each neuron of a spiking graph stands."""
+    found: dict[Node, Tensor] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        if isinstance(node.op, Neuron):
+            found[node] = value
+
+    graph.run(inputs, listen=listen)
+    return found
+
+
+def add_answers(
+    sums: Answers, readout: Sequence[Tensor], target: Sequence[Tensor], labels: Tensor | None, spikes: Tensor | float
+) -> None:
+    """One batch at one time step; `spikes` is the batch's count so far."""
+    choice = readout[0].argmax(1)
+    count = len(choice)
+    agree = (choice == target[0].argmax(1)).reshape(count, -1).double()
+    sums.agree += float(agree.mean(1).sum())
+    sums.right += count_right(choice, labels) if labels is not None else 0.0
+    sums.error += float(relative_error(readout, target).sum())
+    sums.spikes += float(spikes)
+
+
+def count_right(choice: Tensor, labels: Tensor) -> float:
+    """How many samples' largest output is their label."""
+    if choice.numel() != labels.numel():
+        raise DataError(
+            f"the network answers with {choice[0].numel()} values a sample, the data have one label each",
+            hint="measure a dense network without labels: against its ANN",
+        )
+    return float((choice.reshape(-1) == labels.reshape(-1)).sum())
+
+
+def relative_error(readout: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """|SNN − ANN| / |ANN| for each sample, Euclidean over all outputs: [batch]."""
+    difference = sum((a - b).reshape(len(a), -1).double().square().sum(1) for a, b in zip(readout, target, strict=True))
+    size = sum(b.reshape(len(b), -1).double().square().sum(1) for b in target)
+    assert isinstance(difference, Tensor) and isinstance(size, Tensor)
+    return (difference / size.clamp_min(1e-24)).sqrt()
+
+
+def fan_out_of(node: Node) -> Tensor:
+    """How many non-zero weights each input of a synapse reaches: [1, …] of the input's shape."""
+    ones = node.op.map_tensors(lambda t: (t != 0).to(t.dtype))
+    assert isinstance(ones, Conv | ConvTranspose | Linear)
+    shape = [1 if d == BATCH else d for d in node.inputs[0].shape]
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros(shape, device=ones.weight.device, requires_grad=True)
+        replace(ones, bias=None, weight=ones.weight.clone())(x).sum().backward()
+    if x.grad is None:
+        raise Refusal("reaches no weight")
+    return x.grad
+
+
+def macs_of(graph: Graph) -> float:
+    """Multiply-accumulates of one ANN inference for one sample (weights that are zero left out)."""
+    weighted = (n for n in graph if isinstance(n.op, Conv | ConvTranspose | Linear))
+    return sum(float(fan_out_of(n).sum(dtype=torch.float64)) for n in weighted)
+
+
+def summary(model: RateModel, layers: dict[Node, LayerSums], operations: float, timesteps: int) -> dict[str, Any]:
+    """The NeuroBench metrics of a run, for one sample."""
+    tensors = [t for node in model.graph for t in node.op.tensors().values()]
+    weights = [n.op.weight for n in model.graph if isinstance(n.op, Conv | ConvTranspose | Linear)]
+    analog = [n for n in model.plan.static if isinstance(n.op, Conv | ConvTranspose | Linear)]
+    macs_static = sum(float(fan_out_of(n).sum(dtype=torch.float64)) for n in analog)
+    macs = macs_of(model.graph)
+    values = sum(s.values for s in layers.values())
+    spikes = sum(s.spikes for s in layers.values())
+    neurons = sum(size_of(n.shape) for n in layers)
+    return {
+        "footprint": sum(t.numel() * t.element_size() for t in tensors),
+        "connection_sparsity": 1 - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
+        "activation_sparsity": 1 - spikes / max(values, 1) / timesteps,
+        "neurons": neurons,
+        "timesteps": timesteps,
+        "spikes_per_neuron": spikes / max(values, 1),
+        "synaptic_operations": {"Dense": macs * timesteps, "Effective_ACs": operations, "Effective_MACs": macs_static},
+        "membrane_updates": neurons * timesteps,
+        "ann_macs": macs,
+        "energy": {
+            "snn_microjoule": (operations * PICOJOULE_AC + macs_static * PICOJOULE_MAC) * 1e-6,
+            "ann_microjoule": macs * PICOJOULE_MAC * 1e-6,
+            "assumption": ENERGY_ASSUMPTION,
+        },
+    }
+
+
+def sample_shape(shape: Shape) -> Shape:
+    """The shape of one sample: without the batch dimension."""
+    return shape[1:]
+
+
+def size_of(shape: Shape) -> int:
+    """How many values one sample has."""
+    size = 1
+    for d in shape:
+        size *= d // BATCH if d % BATCH == 0 and d >= BATCH else d
+    return size

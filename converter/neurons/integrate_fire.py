@@ -1,0 +1,42 @@
+"""Integrate-and-fire: charge, and emit a spike of one threshold whenever it is reached.
+
+    v ← v + z_t ;  s = [v ≥ θ] ;  o = s·θ ;  soft reset: v ← v − o ;  hard reset: v ← (1 − s)·v
+
+Soft reset keeps the surplus, so the emitted sum equals the integrated sum up to what is left in the
+membrane (Rueckauer et al. 2017; Han et al., CVPR 2020). Hard reset loses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from converter.neurons import Kernel, Neuron, State, neurons
+
+
+def integrate_fire(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Tensor]:
+    """Charge, fire at the threshold, subtract what was fired."""
+    membrane = state[0] + current
+    spikes = torch.where(membrane >= threshold, threshold, 0.0)
+    return (membrane - spikes,), spikes
+
+
+def integrate_fire_hard(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Tensor]:
+    """Charge, fire at the threshold, start again from zero."""
+    membrane = state[0] + current
+    fires = membrane >= threshold
+    return (torch.where(fires, 0.0, membrane),), torch.where(fires, threshold, 0.0)
+
+
+@neurons.register
+@dataclass(frozen=True, eq=False)
+class IntegrateFire(Neuron):
+    """Spikes {0, θ}. `reset` is `soft` (subtract the threshold) or `hard` (to zero)."""
+
+    reset: str = "soft"
+
+    @property
+    def kernel(self) -> Kernel:
+        return integrate_fire if self.reset == "soft" else integrate_fire_hard

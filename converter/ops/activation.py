@@ -1,0 +1,262 @@
+"""Activations. Relu and Clip from 0 are what a spiking neuron can be; the others are said to be analog.
+
+Source: ONNX operator specification; Relu-6/13/14, Clip-6/11/12/13, LeakyRelu-6/16, PRelu-7/9/16,
+Softmax-1/11/13 (before 13 over all dimensions from `axis` on), HardSwish-14, Gelu-20, Mish-18.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from converter.errors import Refusal
+from converter.graph import Node, Op
+from converter.ops._basic import Affine, Clip, axis_of, parameter, reshaped, without_batch_axes
+from converter.view import NodeView, lowerings
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Op):
+    """max(x, 0)."""
+
+    homogeneous: ClassVar[bool] = True
+    monotone: ClassVar[bool] = True
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return F.relu(inputs[0])
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"F.relu({inputs[0]})"
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyRelu(Op):
+    """x where x ≥ 0, else alpha · x, with 0 ≤ alpha ≤ 1 or more; a negative alpha is a PRelu."""
+
+    alpha: float
+    homogeneous: ClassVar[bool] = True
+    monotone: ClassVar[bool] = True
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return F.leaky_relu(inputs[0], self.alpha)
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"F.leaky_relu({inputs[0]}, {self.alpha!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class PRelu(Op):
+    """x where x ≥ 0, else slope · x; `slope` broadcasts against x."""
+
+    slope: Tensor
+    homogeneous: ClassVar[bool] = True
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return torch.where(inputs[0] >= 0, inputs[0], inputs[0] * self.slope)
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"torch.where({inputs[0]} >= 0, {inputs[0]}, {inputs[0]} * {name}.slope)"
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Op):
+    """exp(x) over its sum along `dim`."""
+
+    dim: int
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return torch.softmax(inputs[0], self.dim)
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"torch.softmax({inputs[0]}, {self.dim})"
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Op):
+    """x − log of the sum of exp(x) along `dim`."""
+
+    dim: int
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return torch.log_softmax(inputs[0], self.dim)
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"torch.log_softmax({inputs[0]}, {self.dim})"
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Op):
+    """A curved activation of torch.nn.functional: `function` its ONNX name and the node's kind, `argument` its one parameter."""
+
+    function: str
+    argument: float | str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.function
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        name, keyword = SMOOTH[self.function]
+        given = {keyword: self.argument} if keyword else {}
+        result: Tensor = getattr(F, name)(inputs[0], **given)
+        return result
+
+    def code(self, name: str, *inputs: str) -> str:
+        function, keyword = SMOOTH[self.function]
+        given = f", {keyword}={self.argument!r}" if keyword else ""
+        return f"F.{function}({inputs[0]}{given})"
+
+
+SMOOTH = {
+    "Celu": ("celu", "alpha"),
+    "Elu": ("elu", "alpha"),
+    "Gelu": ("gelu", "approximate"),
+    "HardSwish": ("hardswish", ""),
+    "LogSigmoid": ("logsigmoid", ""),
+    "Mish": ("mish", ""),
+    "Softplus": ("softplus", ""),
+    "Softsign": ("softsign", ""),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdedRelu(Op):
+    """x where x > alpha, else 0."""
+
+    alpha: float
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return F.threshold(inputs[0], self.alpha, 0.0)
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"F.threshold({inputs[0]}, {self.alpha!r}, 0.0)"
+
+
+@dataclass(frozen=True, eq=False)
+class Swish(Op):
+    """x · sigmoid(alpha · x)."""
+
+    alpha: float = 1.0
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] * torch.sigmoid(self.alpha * inputs[0])
+
+    def code(self, name: str, *inputs: str) -> str:
+        return f"{inputs[0]} * torch.sigmoid({self.alpha!r} * {inputs[0]})"
+
+
+@lowerings.register("Relu", 6)
+def relu(view: NodeView) -> Node:
+    """max(x, 0)."""
+    return view.build(Relu(), view.data(0))
+
+
+@lowerings.register("Clip", 6)
+def clip(view: NodeView) -> Node:
+    """Bounds as attributes before opset 11, as inputs since; absent, infinite or float32's largest: none."""
+    low, high = view.attribute("min", -math.inf), view.attribute("max", math.inf)
+    if view.opset >= 11:
+        bounds = [view.optional(i, what) for i, what in ((1, "lower bound"), (2, "upper bound"))]
+        low, high = (
+            default if bound is None else float(bound.reshape(()))
+            for bound, default in zip(bounds, (low, high), strict=True)
+        )
+    if math.isnan(low) or math.isnan(high):
+        raise Refusal("one of its bounds is NaN")
+    largest = torch.finfo(torch.float32).max
+    if low <= -largest and high >= largest:
+        return view.data(0)
+    op = Clip(low if low > -largest else None, high if high < largest else None)
+    return view.build(Relu() if low == 0 and op.high is None else op, view.data(0))
+
+
+@lowerings.register("LeakyRelu", 6)
+def leaky_relu(view: NodeView) -> Node:
+    """x or alpha · x."""
+    return _leaky(view, view.attribute("alpha", 0.01))
+
+
+def _leaky(view: NodeView, alpha: float) -> Node:
+    return view.build(LeakyRelu(alpha) if alpha >= 0 else PRelu(torch.tensor(alpha)), view.data(0))
+
+
+@lowerings.register("PRelu", 7)
+def prelu(view: NodeView) -> Node:
+    """One slope for all is a LeakyRelu."""
+    slope = parameter(view, 1, "slope")
+    return _leaky(view, float(slope)) if slope.numel() == 1 else view.build(PRelu(slope), view.data(0))
+
+
+@lowerings.register("HardSigmoid", 6)
+def hard_sigmoid(view: NodeView) -> Node:
+    """clip(alpha · x + beta, 0, 1), which spikes."""
+    alpha, beta = view.attribute("alpha", 0.2), view.attribute("beta", 0.5)
+    line = view.build(Affine(torch.tensor(alpha), torch.tensor(beta)), view.data(0), part="line")
+    return view.build(Clip(0.0, 1.0), line)
+
+
+@lowerings.register("Elu", 6)
+@lowerings.register("Celu", 12)
+def elu(view: NodeView) -> Node:
+    """Exponential below 0."""
+    return view.build(Smooth(view.kind, view.attribute("alpha", 1.0)), view.data(0))
+
+
+@lowerings.register("Selu", 6)
+def selu(view: NodeView) -> Node:
+    """gamma · elu(x)."""
+    alpha, gamma = view.attribute("alpha", 1.67326319217681884765625), view.attribute("gamma", 1.05070102214813232421875)
+    return view.build(Affine(torch.tensor(gamma)), view.build(Smooth("Elu", alpha), view.data(0), part="elu"))
+
+
+@lowerings.register("Gelu", 20)
+def gelu(view: NodeView) -> Node:
+    """x · Φ(x), exact or by tanh."""
+    return view.build(Smooth("Gelu", view.attribute("approximate", "none")), view.data(0))
+
+
+@lowerings.register("HardSwish", 14)
+@lowerings.register("Mish", 18)
+@lowerings.register("Softplus", 1)
+@lowerings.register("Softsign", 1)
+def smooth(view: NodeView) -> Node:
+    """The function of the node's name."""
+    return view.build(Smooth(view.kind), view.data(0))
+
+
+@lowerings.register("ThresholdedRelu", 10)
+def thresholded_relu(view: NodeView) -> Node:
+    """x above alpha."""
+    return view.build(ThresholdedRelu(view.attribute("alpha", 1.0)), view.data(0))
+
+
+@lowerings.register("Swish", 24)
+def swish(view: NodeView) -> Node:
+    """x · sigmoid(alpha · x)."""
+    return view.build(Swish(view.attribute("alpha", 1.0)), view.data(0))
+
+
+@lowerings.register("Softmax", 1)
+def softmax(view: NodeView) -> Node:
+    """Along one axis since opset 13; before, over all dimensions from `axis` on."""
+    x = view.data(0)
+    kind = Softmax if view.kind == "Softmax" else LogSoftmax
+    axis = axis_of(view.attribute("axis", -1 if view.opset >= 13 else 1), len(x.shape))
+    inner = x.shape[axis + 1 :]
+    if view.opset >= 13 or prod(inner) == 1:
+        without_batch_axes(x, (axis,), "normalises over")
+        return view.build(kind(axis), x)
+    without_batch_axes(x, tuple(range(axis, len(x.shape))), "normalises over")
+    flat = reshaped(view, x, (*x.shape[:axis], prod(x.shape[axis:])), "flat")
+    return reshaped(view, view.build(kind(axis), flat, part="normal"), x.shape)
+
+
+lowerings.register("LogSoftmax", 1)(softmax)
+
+__all__ = ["Clip", "LeakyRelu", "LogSoftmax", "PRelu", "Relu", "Smooth", "Softmax", "Swish", "ThresholdedRelu"]

@@ -1,0 +1,137 @@
+"""What a conversion did and what it measured: one frozen record, written as JSON, page and model card.
+
+Names follow NeuroBench (Yik et al. 2025) where it has them. Same seed, same machine: the same report but
+for `timings` and `date`. Rates are spikes per neuron and step; shares and errors are fractions, not percent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The network as it was read."""
+
+    name: str
+    file: str
+    sha256: str
+    bytes: int
+    producer: str
+    opset: int
+    nodes: int
+    """Nodes in the file."""
+    graph_nodes: int
+    """Nodes after the algebraic passes."""
+    parameters: int
+    inputs: dict[str, str]
+    """Name -> shape, `Nx3x32x32`."""
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Where samples came from and what was done to them; `evaluate` repeats `preprocessing`."""
+
+    source: str
+    sha256: str
+    labelled: bool
+    calibration: str
+    """Which samples thresholds were set on, in words: `128 of train, drawn with seed 0`."""
+    measurement: str
+    samples: int
+    """How many samples were measured."""
+    preprocessing: dict[str, Any]
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass or calibrator: what it was asked and what it did, in a line."""
+
+    name: str
+    options: dict[str, Any]
+    did: str
+    seconds: float = field(compare=False, default=0.0)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of neurons, over all measured samples and all `timesteps`."""
+
+    name: str
+    neuron: str
+    shape: str
+    """Of one sample: `16x32x32`."""
+    neurons: int
+    threshold_min: float
+    threshold_mean: float
+    threshold_max: float
+    firing_rate: float
+    """Spikes per neuron and step."""
+    spikes_per_neuron: float
+    """Over the whole run; negative spikes count as spikes."""
+    clipped: float
+    """Share of ANN activations above the threshold: what the layer cannot say."""
+    silent: float
+    """Share of neurons with a positive ANN activation that never fired."""
+    error: float
+    """|mean spike amplitude − ANN activation|, averaged, over the mean ANN activation."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The network's answer after `timesteps` steps, against labels (accuracy) and against the ANN."""
+
+    timesteps: int
+    accuracy: float | None
+    """Share of samples whose largest output is the label; None without labels."""
+    agreement: float
+    """Share of samples whose largest output is the ANN's."""
+    output_error: float
+    """|SNN − ANN| over |ANN|, Euclidean over each sample's outputs, averaged."""
+    spikes_per_neuron: float
+    """Spikes per neuron up to this step."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run can say of itself. `analog` names ops left in floating point, and why."""
+
+    model: ModelFacts
+    data: DataFacts
+    settings: dict[str, Any]
+    """Encoding, neuron, reset, initial membrane, calibrators, seed, device: as asked."""
+    steps: tuple[Step, ...]
+    analog: tuple[str, ...]
+    pooling: tuple[str, ...]
+    """How each max-pool is treated, in words."""
+    ann_accuracy: float | None
+    curve: tuple[Point, ...]
+    layers: tuple[Layer, ...]
+    metrics: dict[str, Any]
+    """NeuroBench: footprint, connection_sparsity, activation_sparsity, synaptic_operations; and energy."""
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    date: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Sorted keys, two spaces, floats rounded to 9 significant digits; NaN and infinity as null."""
+        return json.dumps(_plain(asdict(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value

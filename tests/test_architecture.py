@@ -1,0 +1,101 @@
+"""The import rules of docs/architecture.md, read from the source: who may know whom.
+
+A rule holds for every import, or only for those at module level, where a library may be imported by the
+function that needs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT
+
+FILES = [*ROOT.glob("converter/**/*.py"), *ROOT.glob("calibrators/**/*.py"), *ROOT.glob("cli.py")]
+SOURCES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+
+# library -> the only modules that may import it at module level; inside a function it is lazy, and free
+OWNERS = {
+    "click": {"cli"},
+    "onnx": {"converter.importer", "converter.constants", "converter.exporters.onnx"},
+    "onnxruntime": {"converter.exporters.onnx"},
+    "skopt": {"calibrators.bayesian"},
+    "torchvision": set[str](),
+    "nir": {"converter.exporters.nir"},
+}
+BASE = {"converter.errors", "converter.registry", "converter.files"}
+LEAVES = {"converter.graph", "converter.view", *BASE}
+# package or module -> the modules of ours that it may import at module level, beside its own private ones
+ALLOWED = {
+    "converter.errors": set[str](),
+    "converter.registry": BASE,
+    "converter.files": BASE,
+    "converter.graph": BASE,
+    "converter.view": LEAVES,
+    "converter.ops": LEAVES,
+    "converter.neurons": LEAVES,
+    "converter.encodings": LEAVES,
+}
+
+
+def imports(tree: ast.AST, module: str, everywhere: bool) -> Iterator[str]:
+    """The full names imported by `module`; `from a import b` gives both `a` and `a.b`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            assert node.module is not None
+            yield node.module
+            submodules = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name for name in submodules if name in SOURCES)
+        elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, module, everywhere)
+
+
+def imported(module: str, everywhere: bool = False) -> set[str]:
+    return set(imports(ast.parse(SOURCES[module].read_text()), module, everywhere))
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_known_in_its_own_place_only(library: str) -> None:
+    users = {m for m in SOURCES if any(within(name, library) for name in imported(m))}
+    assert users <= OWNERS[library]
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_a_lower_floor_does_not_know_the_upper_ones(part: str) -> None:
+    for module in (m for m in SOURCES if within(m, part)):
+        if module == part and SOURCES[module].name == "__init__.py":
+            continue  # a package's __init__ gathers its parts
+        ours = {n for n in imported(module) if n.split(".")[0] in ("converter", "calibrators", "cli")}
+        private = {n for n in ours if n.startswith(f"{part}._")}
+        strangers = ours - ALLOWED[part] - private - {"converter", part}
+        assert not strangers, f"{module} imports {sorted(strangers)}"
+
+
+@pytest.mark.parametrize("module", sorted(BASE & SOURCES.keys()))
+def test_the_ground_floor_needs_the_standard_library_only(module: str) -> None:
+    names = imported(module, everywhere=True)
+    assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names | {"converter"}
+
+
+def test_calibrators_never_know_the_pipeline_or_the_command_line() -> None:
+    for module in (m for m in SOURCES if within(m, "calibrators")):
+        names = imported(module, everywhere=True)
+        assert not {n for n in names if within(n, "cli") or within(n, "converter.pipeline")}, module
+
+
+def test_nobody_imports_the_command_line() -> None:
+    assert not [m for m in SOURCES if "cli" in imported(m, everywhere=True)]
+
+
+def test_the_command_line_starts_with_click_and_the_standard_library() -> None:
+    names = {n for n in imported("cli") if n != "__future__"}
+    assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names | {"click"}
