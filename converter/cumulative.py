@@ -29,7 +29,9 @@ def telescope(f: Callable[..., Tensor], state: Sums | None, *now: Tensor) -> tup
     return (*sums, result), result - state[-1]
 
 
-def telescope_mean(f: Callable[..., Tensor], state: Sums | None, time: int, *now: Tensor) -> tuple[Sums, Tensor]:
+def telescope_mean(
+    f: Callable[..., Tensor], state: Sums | None, time: int, *now: Tensor
+) -> tuple[Sums, Tensor]:
     """One step of any f: y_t = t·f(S_t/t) − (t−1)·f(S_{t−1}/(t−1)); the state is every S, then t·f(S/t)."""
     state = state or (now[0].new_zeros(()),) * (len(now) + 1)
     sums = tuple(total + x for total, x in zip(state, now, strict=False))

@@ -68,7 +68,7 @@ class Source:
         return self.reading.size
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """(x, labels) for these samples, `size` at a time: x float32 [n, …] as the model wants it, labels int64 [n].
+        """(x, labels) for these samples, `size` at a time: x float32 [n, …] for the model, labels int64 [n].
 
         Labels are None when the source has none. Raises `DataError` for samples that do not fit the model,
         cannot be read, or hold NaN.
@@ -111,7 +111,7 @@ def open_source(
     path = Path(name).expanduser()
     if name == "digits":
         reading = read_digits(part)
-    elif path.is_dir() or path.suffix.lower() == ".zip" and path.is_file():
+    elif path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
         reading = read_images(path, part, labels)
     elif path.suffix.lower() in (".npz", ".npy") and path.is_file():
         reading = read_arrays(path, part)
@@ -150,7 +150,7 @@ def split(source: Source, calibration: int, measurement: int | None, seed: int) 
         names = "all", "the rest"
         if calibration >= len(drawn):
             raise DataError(
-                f"{source.name} has {len(drawn)} samples: {calibration} for calibration leave none to measure",
+                f"{source.name}: {calibration} of {len(drawn)} samples for calibration leave none to measure",
                 hint="calibrate on fewer samples, or give data with a train and a test part",
             )
     chosen, measured = pool[:calibration], np.sort(rest[:measurement])

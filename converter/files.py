@@ -56,7 +56,7 @@ def refuse_file(target: Path, force: bool) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path | str, force: bool = False) -> Iterator[Path]:
+def atomic_directory(target: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
     """Yield an empty directory to fill; it becomes `target` when the body ends without an exception.
 
     An existing target is refused; with `force` one of ours (see `MARK`) is replaced, and put back if that
@@ -78,7 +78,7 @@ def atomic_directory(target: Path | str, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(target: Path | str, force: bool = False) -> Iterator[Path]:
+def atomic_file(target: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
     """Yield a path to write; the file becomes `target` when the body ends without an exception.
 
     An existing target is refused unless `force`. Errors as in `atomic_directory`.
@@ -98,7 +98,7 @@ def atomic_file(target: Path | str, force: bool = False) -> Iterator[Path]:
         raise
 
 
-def sha256(path: Path | str) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

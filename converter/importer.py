@@ -27,6 +27,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 from torch import Tensor
 
+import converter.ops  # registers the operators
 from converter.constants import fold
 from converter.errors import ModelError, Refusal, Unsupported, UsageError
 from converter.graph import BATCH, Graph, Input, Node, Shape, batch_axes, show_shape
@@ -300,7 +301,7 @@ class Reader:
             return fold(node, [cast("Tensor | None", v) for v in given], opset)
         lower = lowerings.find(node.op_type, opset)
         if lower is None:
-            raise Refusal("has no lowering" if lowerings else "no operator is registered")
+            raise Refusal("is not among the operators that can be read")
         view = NodeView(node.op_type, _name(node), opset, _attributes(node), given, tuple(node.output))
         made = lower(view)
         results = made if isinstance(made, tuple) else (made,)

@@ -17,7 +17,7 @@ from torch import Tensor
 from converter.errors import DataError, Refusal
 from converter.graph import BATCH, Graph, Node, Shape
 from converter.neurons import Neuron
-from converter.ops.affine import Conv, ConvTranspose, Linear
+from converter.ops import Conv, ConvTranspose, Linear
 from converter.rate import RateModel
 from converter.report import Layer, Point
 

@@ -161,10 +161,11 @@ class Preprocessing:
             channels = self.wanted_channels(expected)
             if self._stored_layout(stacked, channels) != self.layout:
                 values = values.permute((0, 3, 1, 2) if self.layout == "nchw" else (0, 2, 3, 1))
-            if self.channels == "bgr":
-                if values.shape[last] != 3:
-                    raise DataError(f"bgr is an order of 3 channels, the data have {values.shape[last]}")
-                values = values.flip(last)
+        if self.channels == "bgr":
+            if values.dim() != 4 or values.shape[last] != 3:
+                has = values.shape[last] if values.dim() == 4 else "none"
+                raise DataError(f"bgr is an order of 3 channels, the data have {has}")
+            values = values.flip(last)
         if wanted is not None and len(wanted) == 1 and values[0].numel() == wanted[0]:
             values = values.flatten(1)
         if wanted is not None and tuple(values.shape[1:]) != wanted:
@@ -172,7 +173,7 @@ class Preprocessing:
             given = show_shape(tuple(stacked.shape[1:]))
             raise DataError(
                 f"the data's samples are {given}, the model's input is {show_shape(expected)}",
-                hint=self._fit_hint(tuple(values.shape[1:]), expected),
+                hint=self._fit_hint(tuple(values.shape[1:]), expected, stacked.dtype == np.uint8),
             )
         return values
 
@@ -205,7 +206,7 @@ class Preprocessing:
         crop = f", or --resize {height * 8 // 7} --crop {height} keeps their proportions" * (height == width)
         return f"--resize {height}x{width} makes images this size{crop}"
 
-    def _fit_hint(self, sample: Shape, expected: Shape) -> str:
+    def _fit_hint(self, sample: Shape, expected: Shape, eight_bit: bool) -> str:
         wanted = tuple(expected[1:])
         if len(sample) != 3 or len(wanted) != 3:
             return "store the samples in the model's shape"
@@ -214,7 +215,7 @@ class Preprocessing:
             return f"--layout {'nhwc' if there else 'nchw'}: the model's channels seem to stand there"
         if sample[here] != wanted[here]:
             return "the number of channels differs: is this the data the model was trained on?"
-        return self._size_hint(expected)
+        return self._size_hint(expected) if eight_bit else "store the samples in the model's shape"
 
 
 def range_warning(low: float, high: float, batch: Tensor) -> str | None:

@@ -210,20 +210,20 @@ class RateModel(nn.Module):
 
 
 class Parameters(nn.Module):
-    """The tensors of one op, as buffers under their field names."""
+    """The tensors of one op, as buffers under their field names: copies, so that loading changes no graph."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
+            self.register_buffer(name, tensor.clone())
 
 
 def identifiers(graph: Graph) -> dict[str, str]:
-    """Node name -> a Python identifier, unique, free for use as a module attribute."""
-    taken = set(dir(nn.Module)) | set(dir(RateModel)) | {"encoding", "seed", "names", "graph", "plan"}
+    """Node name -> a Python identifier in ASCII, unique, free for use as a module attribute, here and emitted."""
+    taken = set(dir(nn.Module())) | set(dir(RateModel)) | {"encoding", "seed", "names", "graph", "plan", "init"}
     found: dict[str, str] = {}
     for node in graph:
-        plain = re.sub(r"\W+", "_", node.name).strip("_") or "node"
+        plain = re.sub(r"\W+", "_", node.name, flags=re.ASCII).strip("_") or "node"
         plain = f"n{plain}" if plain[0].isdigit() else plain
         unique, count = plain, 1
         while unique in taken or keyword.iskeyword(unique):

@@ -124,14 +124,14 @@ class Report:
 
     def to_json(self) -> str:
         """Sorted keys, two spaces, floats rounded to 9 significant digits; NaN and infinity as null."""
-        return json.dumps(_plain(asdict(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(plain(asdict(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: what is in the way, a full disk, Ctrl-C, a replacement that fails."""
+"""Files that appear whole or not at all: what is in the way, a full disk, Ctrl-C, a failed replacement."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_file_is_replaced_only_with_force_and_never_a_directory(tmp_path: Path
 @pytest.mark.parametrize("atomic", [atomic_directory, atomic_file])
 def test_a_missing_parent_is_named(tmp_path: Path, atomic: type) -> None:
     with (
-        pytest.raises(ArtefactError, match="no directory .*nowhere"),
+        pytest.raises(ArtefactError, match=r"no directory .*nowhere"),
         atomic(tmp_path / "nowhere" / "net.snn"),
     ):
         pytest.fail("the body ran")

@@ -1,1 +1,1 @@
-"""The forms a spiking network leaves in: emitted model, page, model card, interchange files. One form a file."""
+"""The forms a spiking network leaves in: emitted model, page, model card, interchange. One form a file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from converter.report import Report
 INK, MUTED, LINE, MAIN, OTHER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _ROLES = {INK: "ink", MUTED: "muted", LINE: "line", MAIN: "main", OTHER: "other"}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ann2snn",
     "svg.fonttype": "none",
     "font.size": 12,
@@ -49,8 +50,16 @@ def accuracy_chart(report: Report) -> str:
         labelled = len(accuracy) == len(times)
         if report.ann_accuracy is not None and labelled:
             axes.axhline(report.ann_accuracy, color=INK, lw=1, ls=(0, (4, 3)), label="ANN's accuracy")
-        look = {"color": OTHER, "mfc": "none", "lw": 1.25} if labelled else {"color": MAIN, "lw": 2}
-        axes.plot(times, agreement, "o-", ms=4.5, markevery=marked, label="agreement with the ANN", **look)
+        axes.plot(
+            times,
+            agreement,
+            "o-",
+            color=OTHER if labelled else MAIN,
+            lw=1.25 if labelled else 2,
+            ms=4.5,
+            markevery=marked,
+            label="agreement with the ANN",
+        )
         if labelled:
             axes.plot(times, accuracy, "o-", ms=5, lw=2, markevery=marked, color=MAIN, label="accuracy")
         lowest = min(

@@ -17,7 +17,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def shorten(constructor: str) -> str:
-    """A torch.nn constructor without the arguments that stand at their default, `(3, 3)` as `3` in a convolution.
+    """A torch.nn constructor without arguments at their default, and `(3, 3)` as `3` in a convolution.
 
     `nn.Conv2d(3, 8, (3, 3), stride=(1, 1), padding=(1, 1), groups=1)` -> `nn.Conv2d(3, 8, 3, padding=1)`
     """
@@ -32,7 +32,7 @@ def shorten(constructor: str) -> str:
         for keyword in call.keywords:
             keyword.value = _collapsed(keyword.value)
     defaults = inspect.signature(known).parameters
-    call.keywords = [k for k in call.keywords if not (k.arg in defaults and _is(k.value, defaults[k.arg].default))]
+    call.keywords = [k for k in call.keywords if not _is(k.value, defaults[str(k.arg)].default)]
     return ast.unparse(call).replace("'", '"')
 
 
@@ -53,38 +53,49 @@ def fold(line: str, indent: int = 0) -> list[str]:
 
     A line that is too long is opened at its last bracket; what stands inside goes on one line, or one a line.
     """
-    code, comment = _comment(line)
-    margin = " " * indent
-    whole = f"{margin}{code}"
-    if len(whole + comment) <= WIDTH or (groups := _last_group(code)) is None:
-        return [whole + comment]
-    start, end = groups
-    head, inside, tail = code[: start + 1], code[start + 1 : end], code[end:]
-    parts = list(_parts(inside))
-    if len(parts) == 1 and head.endswith("(") and code[start - 1 : start].isspace():
-        # A bracket that only holds a long expression together: its contents keep their own layout.
-        return [margin + head, *fold(inside, indent + 4), margin + tail + comment]
+    code, mark, said = line.partition("  # ")
+    comment, margin = mark + said, " " * indent
+    if indent + len(code + comment) <= WIDTH:
+        return [margin + code + comment]
+    group = _last_group(code)
+    if group is None:
+        return _sum(code, comment, margin)
+    head, inside, tail = code[: group[0] + 1], code[group[0] + 1 : group[1]], code[group[1] :]
     joined = f"{margin}{_INDENT}{inside}"
-    if len(joined) <= WIDTH and " for " not in inside:
+    if len(joined) <= WIDTH:
         return [margin + head, joined, margin + tail + comment]
-    body = [row for part in parts for row in fold(f"{part},", indent + 4)]
+    body = [row for part in _parts(inside) for row in fold(f"{part},", indent + 4)]
     return [margin + head, *body, margin + tail + comment]
 
 
-def _comment(line: str) -> tuple[str, str]:
-    code, mark, comment = line.partition("  # ")
-    return code, mark + comment
+def _sum(code: str, comment: str, margin: str) -> list[str]:
+    """A long assignment without a call to open: in brackets, one summand a line if it must be."""
+    name, is_, terms = code.partition(" = ")
+    if not is_:
+        return [margin + code + comment]
+    rows = [f"{margin}{_INDENT}{terms}"]
+    if len(rows[0]) > WIDTH:
+        first, *rest = terms.split(" + ")
+        rows = [f"{margin}{_INDENT}{first}", *(f"{margin}{_INDENT}+ {term}" for term in rest)]
+    return [f"{margin}{name} = (", *rows, f"{margin}){comment}"]
 
 
 def _last_group(code: str) -> tuple[int, int] | None:
-    """Where the last outermost bracket of `code` opens and closes; empty brackets do not count."""
+    """Where the last call or display of `code` that is in no other one opens and closes; not an empty one.
+
+    Neither an index nor brackets around an expression: the comma that is put after an argument would turn
+    these into tuples; nor a comprehension, where it is no Python.
+    """
     found, stack = None, []
     for position, sign in _outside_strings(code):
         if sign in _PAIRS:
             stack.append(position)
         elif stack and sign == _PAIRS[code[stack[-1]]]:
             start = stack.pop()
-            if not stack and position > start + 1:
+            inside = code[start + 1 : position]
+            called = start > 0 and (code[start - 1].isalnum() or code[start - 1] in "_)]")
+            opens = called if code[start] == "(" else not called
+            if not stack and inside and opens and " for " not in inside:
                 found = (start, position)
     return found
 

@@ -1,4 +1,4 @@
-"""How a report is said: numbers, names and the one-sentence result, the same on the page and on the model card."""
+"""How a report is said: numbers, names and the result in a sentence, alike on the page and on the card."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from converter.report import Point, Report
 NEAR = 0.005
 """Half a point: how close to the ANN's accuracy counts as having reached it."""
 
-_SAID = ("assumptions", "source")
-_UNITS = {"pj": "pJ", "nj": "nJ", "uj": "µJ", "mj": "mJ", "j": "J", "ms": "ms", "s": "s"}
+_SAID = ("assumption", "assumptions")
+_UNITS = {"picojoule": "pJ", "nanojoule": "nJ", "microjoule": "µJ", "millijoule": "mJ", "seconds": "s"}
 _UPPER = {
     "ann": "ANN",
     "snn": "SNN",
@@ -55,8 +55,8 @@ def size(count: float) -> str:
 
 
 def label(key: str) -> str:
-    """`effective_acs` -> `effective ACs`."""
-    return " ".join(_UPPER.get(word, word) for word in key.split("_"))
+    """`Effective_ACs` -> `effective ACs`."""
+    return " ".join(_UPPER.get(word, word) for word in key.lower().split("_"))
 
 
 def value(key: str, given: Any) -> str:
@@ -110,6 +110,12 @@ def assumptions(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield from assumptions(given)
 
 
+def settings(report: Report) -> list[tuple[str, str]]:
+    """(label, value) of all settings that say something; the command line stands apart."""
+    given = ((k, v) for k, v in report.settings.items() if k != "command" and v not in (None, "", (), [], {}))
+    return [(label(key), value(key, each)) for key, each in given]
+
+
 def headline(report: Report) -> str:
     """The result in a sentence, without the model's name: accuracy with labels, agreement without."""
     if not report.curve:
@@ -122,7 +128,7 @@ def headline(report: Report) -> str:
 
 
 def settled(report: Report) -> int | None:
-    """The step from which on the accuracy stays within half a point of the ANN's (or above), if there is one."""
+    """The step from which on the accuracy is at most half a point below the ANN's, if there is one."""
     found = None
     for point in report.curve:
         if report.ann_accuracy is None or point.accuracy is None:

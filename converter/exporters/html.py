@@ -64,7 +64,7 @@ def environment(*, html: bool) -> Environment:
 
 
 def _layers(report: Report) -> Iterator[tuple[Layer, list[tuple[str, str]]]]:
-    """Each layer with (text, length of its bar) for every measure; a column's largest value fills its width."""
+    """Each layer with (text, length of its bar) for every measure; a column's largest fills its width."""
     tops = [max((_finite(of(layer)) for layer in report.layers), default=0) for _, _, of, _ in MEASURES]
     for layer in report.layers:
         cells = [

@@ -8,67 +8,81 @@ ONNX file, so all that goes into code is an identifier first, and all that goes 
 from __future__ import annotations
 
 import builtins
-import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
 from converter.cumulative import telescope, telescope_mean
+from converter.exporters import _words as words
 from converter.exporters._layout import fold, shorten
 from converter.exporters.html import environment
-from converter.graph import Input, Node, show_shape
+from converter.graph import BATCH, Input, Node, batch_axes, show_shape
 from converter.neurons import Neuron
 from converter.rate import RateModel
+from converter.report import Report
 
 # Names with a meaning of their own in the emitted file: a value of the network called so gets an underscore.
 _TAKEN = frozenset(dir(builtins)) | {
-    *("torch", "F", "nn", "Tensor", "Any", "Path", "Callable", "State", "Sums", "Model", "Parameters", "load"),
-    *("self", "x", "state", "spikes", "currents", "timesteps", "generator", "encoded", "totals", "time"),
-    *("annotations", "model", "readout", "readouts"),
+    *(
+        "torch",
+        "F",
+        "nn",
+        "Tensor",
+        "Any",
+        "Path",
+        "Callable",
+        "State",
+        "Sums",
+        "Model",
+        "Parameters",
+        "load",
+        "WEIGHTS",
+    ),
+    *("self", "x", "state", "spikes", "currents", "timesteps", "generator", "readout", "readouts", "s"),
 }
 
 
-def source(model: RateModel, *, notes: Sequence[str] = (), timesteps: int = 32) -> str:
-    """The text of `model.py`. `notes` are lines for its head: where the network came from, preprocessing.
-
-    `timesteps` is what the file runs for when it is started by itself.
-    """
-    writer = _Writer.of(model)
-    plan, graph = model.plan, model.graph
-    reading = [writer.local[n] for n in plan.frontier]
-    text = environment(html=False).get_template("model.py.jinja").render(
-        title=_plain(graph.name),
-        version=_version(),
-        notes=[_plain(note) for note in notes],
-        neuron_kinds=sorted({n.op.kind for n in model.neurons}),
-        encoding=type(model.encoding).__name__,
+def source(model: RateModel, report: Report | None = None) -> str:
+    """The text of `model.py`; with a report its head says where the network came from and what it expects."""
+    writer, plan = _Writer.of(model), model.plan
+    functions = [inspect.getsource(f).rstrip() for f in writer.functions()]
+    lines = {
+        "layers": [row for n in model.graph if n.op.tensors() for row in writer.layer(n)],
+        "static": [row for n in plan.static for row in writer.value(n)],
+        "states": [row for n in plan.step for row in writer.initial(n)],
+        "steps": [row for n in plan.step for row in writer.value(n)],
+        "head": [row for n in plan.head for row in writer.value(n)],
+        "fired": writer.fired(),
+    }
+    everything = "\n".join([*functions, *itertools.chain(*lines.values())])
+    template = environment(html=False).get_template("model.py.jinja")
+    return template.render(
+        **lines,
+        functions=functions,
+        uses=lambda name: re.search(rf"\b{name}\b", everything) is not None,
+        title=_plain(model.graph.name),
+        notes=[_plain(note) for note in _notes(report)] if report else [],
+        neurons=sorted({n.op.kind for n in model.neurons}),
+        encoding=type(model.encoding).__name__.lower(),
         constant=model.encoding.constant,
-        inputs=[(writer.local[n], show_shape(n.shape)) for n in graph.inputs],
-        outputs=[(_plain(n.name), show_shape(n.shape)) for n in graph.outputs],
-        functions=[inspect.getsource(f).rstrip() for f in writer.functions()],
-        plain_parameters=any(n.op.tensors() and not n.op.module() for n in graph),
-        layers=[row for n in graph if n.op.tensors() for row in writer.layer(n)],
-        static=[row for n in plan.static if not isinstance(n.op, Input) for row in writer.value(n)],
-        kept=[writer.local[n] for n in writer.kept()],
-        states=[row for n in plan.step for row in writer.initial(n)],
-        steps=[row for n in plan.step if not isinstance(n.op, Input) for row in writer.value(n)],
-        fired=[row for row in writer.fired()],
-        reading=reading,
-        head=[row for n in plan.head for row in writer.value(n)],
-        answer=[writer.local[n] for n in graph.outputs],
         encode=writer.encode(),
         seed=model.seed,
-        example=[str(tuple(1 if d is None else d for d in _sample(n))) for n in graph.inputs],
-        timesteps=timesteps,
+        inputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.inputs],
+        outputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.outputs],
+        kept=[writer.local[n] for n in writer.kept()],
+        frontier=[writer.local[n] for n in plan.frontier],
+        examples=[f"torch.rand({_example(n)})" for n in model.graph.inputs],
+        timesteps=report.curve[-1].timesteps if report and report.curve else 32,
     )
-    return text
 
 
 def tensors(model: RateModel) -> dict[str, Tensor]:
-    """What belongs into `weights.safetensors`: every parameter as `layer.field`, each in memory of its own."""
+    """The contents of `weights.safetensors`: every parameter as `layer.field`, each in memory of its own."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
@@ -115,19 +129,25 @@ class _Writer:
         return [f'            "{self.local[node]}": None,'] if node in self.model.plan.cumulative else []
 
     def value(self, node: Node) -> list[str]:
-        """The line that computes a node's value, with its shape beside it."""
+        """The line that computes a node's value, with its shape beside it; an input's is given."""
+        if isinstance(node.op, Input):
+            return []
         name, given = self.local[node], [self.local[i] for i in node.inputs]
         shape = f"  # {show_shape(node.shape)}"
         own = f'state["{name}"]'
         if isinstance(node.op, Neuron):
-            return fold(f"{own}, {name} = {node.op.code(self.attribute(node), own, *given)}{shape}", 8)
+            return fold(f"{own}, {name} = {self.code(node, own, *given)}{shape}", 8)
         if node in self.model.plan.cumulative:
             held = [f"s{i}" for i in range(len(given))] if len(given) > 1 else ["s"]
-            function = f"lambda {', '.join(held)}: {node.op.code(self.attribute(node), *held)}"
+            function = f"lambda {', '.join(held)}: {self.code(node, *held)}"
             kind, time = ("telescope", []) if node.op.homogeneous else ("telescope_mean", ['state["time"]'])
             arguments = ", ".join([function, own, *time, *given])
             return fold(f"{own}, {name} = {kind}({arguments}){shape}", 8)
-        return fold(f"{name} = {node.op.code(self.attribute(node), *given)}{shape}", 8)
+        return fold(f"{name} = {self.code(node, *given)}{shape}", 8)
+
+    def code(self, node: Node, *inputs: str) -> str:
+        """The op's expression, its strings in double quotes as everywhere in the file."""
+        return node.op.code(self.attribute(node), *inputs).replace("'", '"')
 
     def kept(self) -> list[Node]:
         """The static values that the steps or the read-out use, in order."""
@@ -162,10 +182,9 @@ def _room(tensor: Tensor) -> str:
     return f"torch.zeros({tuple(tensor.shape)}{kind})"
 
 
-def _sample(node: Node) -> tuple[int | None, ...]:
-    from converter.graph import BATCH
-
-    return tuple(None if d == BATCH else d // BATCH if d % BATCH == 0 and d else d for d in node.shape)
+def _example(node: Node) -> str:
+    """The numbers of an input's shape, for a batch of one."""
+    return ", ".join(str(d // BATCH if batch_axes((d,)) else d) for d in node.shape)
 
 
 def _plain(text: object) -> str:
@@ -174,8 +193,9 @@ def _plain(text: object) -> str:
     return " ".join(flat.split()).replace("\\", "/").replace('"', "'")
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("ann2snn")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a source tree that is not installed)"
+def _notes(report: Report) -> Iterator[str]:
+    """What the head of the file says of its origin, a line each."""
+    yield f"Version  ann2snn {words.value('version', report.versions.get('ann2snn'))}"
+    yield f"Source   {report.model.file}, SHA-256 {report.model.sha256}"
+    yield f"Expects  {words.value('preprocessing', report.data.preprocessing)}"
+    yield f"Result   {words.headline(report)}"

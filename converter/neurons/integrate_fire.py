@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from converter.errors import UsageError
 from converter.neurons import Kernel, Neuron, State, neurons
 
 
@@ -36,6 +37,11 @@ class IntegrateFire(Neuron):
     """Spikes {0, θ}. `reset` is `soft` (subtract the threshold) or `hard` (to zero)."""
 
     reset: str = "soft"
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a reset that does not exist."""
+        if self.reset not in ("soft", "hard"):
+            raise UsageError(f"there is no reset {self.reset!r}", hint="soft or hard")
 
     @property
     def kernel(self) -> Kernel:

@@ -31,7 +31,7 @@ class Window:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """How many windows there are: with `ceil` one may stick out, but must start before the padding after."""
+        """How many windows: with `ceil` one may stick out, but must start before the end padding."""
         counts = []
         for size, extent, stride, before, after in zip(
             self.size, self.extent, self.stride, self.before, self.after, strict=True
@@ -41,7 +41,9 @@ class Window:
             if self.ceil and (count - 1) * stride >= size + before:
                 count -= 1
             if count < 1:
-                raise Refusal(f"a window of {extent} does not fit into {size} + {before} + {after} of padding")
+                raise Refusal(
+                    f"a window of {extent} does not fit into {size}, padded by {before} and {after}"
+                )
             counts.append(count)
         return tuple(counts)
 

@@ -1,14 +1,13 @@
 """Activations. Relu and Clip from 0 are what a spiking neuron can be; the others are said to be analog.
 
 Source: ONNX operator specification; Relu-6/13/14, Clip-6/11/12/13, LeakyRelu-6/16, PRelu-7/9/16,
-Softmax-1/11/13 (before 13 over all dimensions from `axis` on), HardSwish-14, Gelu-20, Mish-18.
+Elu-6, Selu-6, Celu-12, HardSigmoid-6, HardSwish-14, Mish-18, Gelu-20, Swish-24.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from converter.errors import Refusal
 from converter.graph import Node, Op
-from converter.ops._basic import Affine, Clip, axis_of, parameter, reshaped, without_batch_axes
+from converter.ops._basic import Affine, Clip
+from converter.ops._batch import parameter
 from converter.view import NodeView, lowerings
 
 
@@ -65,34 +65,11 @@ class PRelu(Op):
 
 
 @dataclass(frozen=True, eq=False)
-class Softmax(Op):
-    """exp(x) over its sum along `dim`."""
-
-    dim: int
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return torch.softmax(inputs[0], self.dim)
-
-    def code(self, name: str, *inputs: str) -> str:
-        return f"torch.softmax({inputs[0]}, {self.dim})"
-
-
-@dataclass(frozen=True, eq=False)
-class LogSoftmax(Op):
-    """x − log of the sum of exp(x) along `dim`."""
-
-    dim: int
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return torch.log_softmax(inputs[0], self.dim)
-
-    def code(self, name: str, *inputs: str) -> str:
-        return f"torch.log_softmax({inputs[0]}, {self.dim})"
-
-
-@dataclass(frozen=True, eq=False)
 class Smooth(Op):
-    """A curved activation of torch.nn.functional: `function` its ONNX name and the node's kind, `argument` its one parameter."""
+    """A curved activation of torch.nn.functional.
+
+    `function` is its ONNX name, and the kind of the node; `argument` its one parameter, if it has one.
+    """
 
     function: str
     argument: float | str | None = None
@@ -211,7 +188,8 @@ def elu(view: NodeView) -> Node:
 @lowerings.register("Selu", 6)
 def selu(view: NodeView) -> Node:
     """gamma · elu(x)."""
-    alpha, gamma = view.attribute("alpha", 1.67326319217681884765625), view.attribute("gamma", 1.05070102214813232421875)
+    alpha = view.attribute("alpha", 1.67326319217681884765625)
+    gamma = view.attribute("gamma", 1.05070102214813232421875)
     return view.build(Affine(torch.tensor(gamma)), view.build(Smooth("Elu", alpha), view.data(0), part="elu"))
 
 
@@ -240,23 +218,3 @@ def thresholded_relu(view: NodeView) -> Node:
 def swish(view: NodeView) -> Node:
     """x · sigmoid(alpha · x)."""
     return view.build(Swish(view.attribute("alpha", 1.0)), view.data(0))
-
-
-@lowerings.register("Softmax", 1)
-def softmax(view: NodeView) -> Node:
-    """Along one axis since opset 13; before, over all dimensions from `axis` on."""
-    x = view.data(0)
-    kind = Softmax if view.kind == "Softmax" else LogSoftmax
-    axis = axis_of(view.attribute("axis", -1 if view.opset >= 13 else 1), len(x.shape))
-    inner = x.shape[axis + 1 :]
-    if view.opset >= 13 or prod(inner) == 1:
-        without_batch_axes(x, (axis,), "normalises over")
-        return view.build(kind(axis), x)
-    without_batch_axes(x, tuple(range(axis, len(x.shape))), "normalises over")
-    flat = reshaped(view, x, (*x.shape[:axis], prod(x.shape[axis:])), "flat")
-    return reshaped(view, view.build(kind(axis), flat, part="normal"), x.shape)
-
-
-lowerings.register("LogSoftmax", 1)(softmax)
-
-__all__ = ["Clip", "LeakyRelu", "LogSoftmax", "PRelu", "Relu", "Smooth", "Softmax", "Swish", "ThresholdedRelu"]

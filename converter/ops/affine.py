@@ -15,7 +15,8 @@ from torch import Tensor
 
 from converter.errors import Refusal
 from converter.graph import Node, Op, show_shape
-from converter.ops._basic import Add, Affine, Linear, Pad, parameter, reshaped, swapped
+from converter.ops._basic import Add, Affine, Linear, Pad
+from converter.ops._batch import parameter, reshaped, swapped
 from converter.ops._window import amounts, padding, spatial, window
 from converter.view import NodeView, lowerings
 
@@ -49,7 +50,8 @@ class Conv(Op):
         out, per_group, *kernel = self.weight.shape
         return (
             f"nn.Conv{len(kernel)}d({per_group * self.groups}, {out}, {tuple(kernel)}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None})"
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={self.bias is not None})"
         )
 
     def code(self, name: str, *inputs: str) -> str:
@@ -58,7 +60,7 @@ class Conv(Op):
 
 @dataclass(frozen=True, eq=False)
 class ConvTranspose(Op):
-    """The transpose of Conv: every x[n, i, p] adds weight[i, o, k] · x to y[n, o, stride·p + dilation·k − padding].
+    """The transpose of Conv: x[n, i, p] adds weight[i, o, k] · x to y[n, o, stride·p + dilation·k − padding].
 
     `weight` [in, out / groups, k…], `bias` [out] or None; `output_padding` more outputs at the end.
     """
@@ -76,15 +78,22 @@ class ConvTranspose(Op):
         convolve = CONV_TRANSPOSE[self.weight.dim() - 2]
         assert convolve is not None
         return convolve(
-            inputs[0], self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            inputs[0],
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
         )
 
     def module(self) -> str:
         in_, per_group, *kernel = self.weight.shape
         return (
-            f"nn.ConvTranspose{len(kernel)}d({in_}, {per_group * self.groups}, {tuple(kernel)}, stride={self.stride}, "
-            f"padding={self.padding}, output_padding={self.output_padding}, groups={self.groups}, "
-            f"bias={self.bias is not None}, dilation={self.dilation})"
+            f"nn.ConvTranspose{len(kernel)}d({in_}, {per_group * self.groups}, {tuple(kernel)}, "
+            f"stride={self.stride}, padding={self.padding}, output_padding={self.output_padding}, "
+            f"groups={self.groups}, bias={self.bias is not None}, dilation={self.dilation})"
         )
 
     def code(self, name: str, *inputs: str) -> str:
@@ -105,7 +114,8 @@ class MatMul(Op):
 def _weight(view: NodeView, x: Node) -> tuple[Tensor, Tensor | None]:
     weight = parameter(view, 1, "weight")
     if weight.dim() != len(x.shape) or weight.dim() > 5:
-        raise Refusal(f"its weight {show_shape(tuple(weight.shape))} does not fit its input {show_shape(x.shape)}")
+        shape = show_shape(tuple(weight.shape))
+        raise Refusal(f"its weight {shape} does not fit its input {show_shape(x.shape)}")
     return weight, parameter(view, 2, "bias") if view.has(2) else None
 
 
@@ -131,7 +141,8 @@ def conv_transpose(view: NodeView) -> Node:
     rank = len(size)
     if tuple(view.attribute("kernel_shape", list(kernel))) != kernel:
         raise Refusal(f"its kernel_shape is not that of its weight, {kernel}")
-    stride, dilation = tuple(view.attribute("strides", [1] * rank)), tuple(view.attribute("dilations", [1] * rank))
+    stride = tuple(view.attribute("strides", [1] * rank))
+    dilation = tuple(view.attribute("dilations", [1] * rank))
     extra = tuple(view.attribute("output_padding", [0] * rank))
     groups = view.attribute("group", 1)
     whole = tuple(
@@ -160,7 +171,8 @@ def _cut(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """How much of the `whole` result is cut at either end: pads, or what output_shape and auto_pad leave."""
     mode = view.attribute("auto_pad", "NOTSET")
-    wanted = tuple(view.attribute("output_shape", []))[-len(size) :]
+    told: list[int] = view.attribute("output_shape", [])
+    wanted = tuple(told[-len(size) :])
     if not wanted and mode in ("NOTSET", "VALID"):
         return padding(view, size, kernel, stride, dilation)
     view.attribute("pads", [])  # output_shape and SAME overrule it
@@ -188,7 +200,8 @@ def gemm(view: NodeView) -> Node:
     if bias is not None and bias.numel() in (1, len(weight)) and bias.numel() == bias.shape[-1:].numel():
         vector = (beta * bias.reshape(-1)).expand(len(weight))
         return view.build(Linear(weight.contiguous(), vector.contiguous()), x)
-    return _add_last(view, view.build(Linear(weight.contiguous()), x, part="product" if view.has(2) else ""), beta)
+    product = view.build(Linear(weight.contiguous()), x, part="product" if view.has(2) else "")
+    return _add_last(view, product, beta)
 
 
 def _add_last(view: NodeView, product: Node, beta: float) -> Node:
@@ -225,6 +238,3 @@ def _matrix(constant: Tensor, x: Node) -> Tensor | None:
     while constant.dim() > 2 and constant.shape[0] == 1:
         constant = constant[0]
     return constant if constant.dim() <= 2 else None
-
-
-__all__ = ["Affine", "Conv", "ConvTranspose", "Linear", "MatMul"]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from converter.errors import Refusal
 from converter.graph import Node, Op
-from converter.ops._basic import Add, Affine, Clip, parameter
+from converter.ops._basic import Add, Affine, Clip
+from converter.ops._batch import parameter
 from converter.view import NodeView, lowerings
 
 NEGATIVE = torch.tensor(-1.0)
@@ -176,7 +177,7 @@ def _all(view: NodeView) -> list[Node]:
 
 @lowerings.register("Pow", 7)
 def power(view: NodeView) -> Node:
-    """Of two values; a constant exponent stays a constant of the graph. The power 1 is the value, 2 a product."""
+    """Of two values; a constant exponent stays a constant of the graph, and a square is a product."""
     if view.known(1):
         exponent = parameter(view, 1, "exponent")
         if exponent.numel() == 1 and float(exponent) == 2 and exponent.dim() <= len(view.data(0).shape):
@@ -235,5 +236,3 @@ def pointwise(view: NodeView) -> Node:
 
 for _name in FUNCTIONS:
     lowerings.register(_name, 6)(pointwise)
-
-__all__ = ["Add", "Div", "Max", "Min", "Mul", "Pointwise", "Pow"]

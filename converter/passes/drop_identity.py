@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops.affine import Affine
-from converter.ops.arithmetic import Add
-from converter.ops.shape import Concat, Reshape, Transpose
+from converter.ops import Affine
+from converter.ops import Add
+from converter.ops import Concat, Reshape, Transpose
 
 
 def drop_identity(graph: Graph) -> Graph:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, Node
-from converter.ops.affine import Affine, Conv, ConvTranspose, Linear
+from converter.ops import Affine, Conv, ConvTranspose, Linear
 
 
 def fold_affine(graph: Graph) -> Graph:

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops.affine import Affine
-from converter.ops.norm import BatchNorm
+from converter.ops import Affine
+from converter.ops import BatchNorm
 from converter.view import channelwise
 
 

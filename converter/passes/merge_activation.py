@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops.activation import Clip, Relu
-from converter.ops.affine import Affine
+from converter.ops import Clip, Relu
+from converter.ops import Affine
 
 
 def merge_activation(graph: Graph) -> Graph:

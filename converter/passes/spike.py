@@ -20,7 +20,7 @@ from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.negative_slope import NegativeSlope
-from converter.ops.activation import Clip, LeakyRelu, PRelu, Relu
+from converter.ops import Clip, LeakyRelu, PRelu, Relu
 from converter.rate import Plan
 
 

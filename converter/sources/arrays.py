@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,19 @@ def read_arrays(path: Path, part: str | None) -> Reading:
     """`.npy` (x), or `.npz` (x and y, or a pair for each part). Nothing is unpickled. Raises `DataError`."""
     try:
         if path.suffix.lower() == ".npy":
+            if part is not None:
+                raise no_part(str(path), part, ())
             arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 names = {_canonical(name): name for name in file.files}
                 wanted = [n for n in sorted(names) if n.rpartition("_")[2] in ("x", "y")]
+                if part is not None:
+                    _require(str(path), part, wanted)
                 arrays = {n: file[names[n]] for n in wanted if part is None or n.startswith(f"{part}_")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as arrays", why=str(error).splitlines()[0]) from error
-    return _of_arrays(str(path), arrays, part, lambda: sha256(path))
+    return _of_arrays(str(path), arrays, lambda: sha256(path))
 
 
 def read_digits(part: str | None) -> Reading:
@@ -44,22 +48,20 @@ def read_digits(part: str | None) -> Reading:
     order = np.random.RandomState(0).permutation(len(labels))
     third = len(labels) // 3
     chosen = {"test": np.sort(order[:third]), "train": np.sort(order[third:])}
-    arrays = {}
+    arrays: dict[str, Array] = {}
+    if part is not None and part not in chosen:
+        raise no_part("digits", part, chosen)
     for name, indices in chosen.items():
         if part in (None, name):
             arrays |= {f"{name}_x": images[indices], f"{name}_y": labels[indices]}
-    return _of_arrays("digits", arrays, part, lambda: digest_arrays(arrays.values()))
+    return _of_arrays("digits", arrays, lambda: digest_arrays(arrays.values()))
 
 
-def _of_arrays(
-    where: str, arrays: Mapping[str, Array], part: str | None, digest: Callable[[], str]
-) -> Reading:
+def _of_arrays(where: str, arrays: Mapping[str, Array], digest: Callable[[], str]) -> Reading:
     """One pool, `x` and perhaps `y`, or one for each part: `test_x`, `train_x`, …, one after the other."""
     pools = [name[:-1] for name in arrays if name.endswith("x")]
     if not pools:
-        raise no_part(where, part, ()) if part else DataError(f"{where} has no array x", hint=NAMES)
-    if part is not None and f"{part}_" not in pools:
-        raise no_part(where, part, [pool.rstrip("_") for pool in pools if pool])
+        raise DataError(f"{where} has no array x", hint=NAMES)
     xs = [arrays[f"{pool}x"] for pool in pools]
     for pool, x in zip(pools, xs, strict=True):
         if x.ndim < 2:
@@ -81,6 +83,11 @@ def _of_arrays(
 
     named = {name: samples for name, samples in parts.items() if name}
     return Reading(sum(map(len, xs)), read, bool(ys), digest, parts=named)
+
+
+def _require(where: str, part: str, names: Sequence[str]) -> None:
+    if f"{part}_x" not in names:
+        raise no_part(where, part, [name[:-2] for name in names if name.endswith("_x")])
 
 
 def _labels(where: str, labels: Array, samples: int) -> Array:

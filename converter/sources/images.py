@@ -6,12 +6,13 @@ Sub-folders are the classes, numbered in the order of their names. Where they ar
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from converter.errors import DataError
 from converter.preprocessing import Array
@@ -39,12 +40,13 @@ def read_images(path: Path, part: str | None, labels: str | None) -> Reading:
     below = _below_shared(names)
     parts: dict[str, range] = {}
     tops = sorted({b[0] for b in below})
-    if len(tops) > 1 and PARTS.issuperset(tops):
+    in_parts = len(tops) > 1 and PARTS.issuperset(tops)
+    if in_parts:
         chosen = [i for i, b in enumerate(below) if part in (None, b[0])]
         parts = parts_of({top: sum(b[0] == top for b in below) for top in tops if part in (None, top)})
         names, below = [names[i] for i in chosen], [below[i][1:] for i in chosen]
     if part is not None and part not in parts:
-        raise no_part(str(path), part, tops if parts or len(tops) > 1 and PARTS.issuperset(tops) else ())
+        raise no_part(str(path), part, tops if in_parts else ())
     numbers, classes = _labelled(str(path), below, labels)
 
     def read(index: int, channels: int | None) -> tuple[Array, int | None]:
@@ -78,8 +80,11 @@ def _is_image(name: str) -> bool:
 def _below_shared(names: Sequence[str]) -> list[Below]:
     """Each path without the folders that all of them have in common."""
     paths = [PurePosixPath(name).parts for name in names]
-    shared = os.path.commonprefix([path[:-1] for path in paths])
-    return [path[len(shared) :] for path in paths]
+    first, last = min(paths)[:-1], max(paths)[:-1]  # what these two share, all share that stand between
+    shared = 0
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    return [path[shared:] for path in paths]
 
 
 def _labelled(
@@ -105,15 +110,9 @@ def _labelled(
 
 
 def _decode(path: Path, name: str, read_file: Callable[[str], bytes], channels: int | None) -> Array:
-    import io
-
     try:
         with Image.open(io.BytesIO(read_file(name))) as image:
             return pixels(image, channels)
     except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-        why = (
-            "it is not an image, or damaged"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else str(error)
-        )
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"the image {path}/{name} cannot be read", why=why) from error

@@ -21,7 +21,7 @@ EIGHT_BIT = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """`size` raw samples; `parts` names ranges of them, `digest()` is a sha256 that tells them from others."""
+    """`size` raw samples; `parts` names ranges of them, `digest()` is the sha256 that identifies them."""
 
     size: int
     read: Read
@@ -47,7 +47,7 @@ def no_part(where: str, part: str, known: Iterable[str]) -> DataError:
 
 
 def pixels(image: Image.Image, channels: int | None) -> Array:
-    """[height, width] for 1 channel, [height, width, channels] for 3 (also when not known) or 4; upright, 8 bits.
+    """Upright, 8 bits: [height, width] for 1 channel, [height, width, 3 or 4] for 3 (or None) and 4.
 
     Raises ValueError for images of more than 8 bits.
     """

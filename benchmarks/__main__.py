@@ -1,0 +1,30 @@
+"""`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME …` runs one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+BENCHMARKS = {
+    "import": ("imports", "does every network mean here what it means to onnxruntime, and what does reading it cost?"),
+    "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+}
+"""Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark that the first argument names; the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m benchmarks NAME [--help]\n")
+        print("\n".join(f"  {name:<10} {question}" for name, (_, question) in BENCHMARKS.items()))
+        return 0
+    name, *rest = arguments
+    if name not in BENCHMARKS:
+        print(f"there is no benchmark {name!r}; one of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    code: int = import_module(f"benchmarks.{BENCHMARKS[name][0]}").main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""Options as they are written, on the command line or in a run.toml, which repeats a run.
+
+In the file there is one `key = value` a line, the keys being the command line's option names. Reading is Python's tomllib;
+writing needs no more of TOML than strings, integers, floats, booleans and lists of them. A list is `1,2,4` on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.errors import UsageError
+from converter.registry import did_you_mean
+
+Scalar = str | int | float | bool
+Value = Scalar | Sequence[Scalar]
+
+
+def dumps(values: Mapping[str, Value], comment: str = "") -> str:
+    """The TOML document of `values`, `comment` above it. `tomllib.loads` gives them back, tuples as lists."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    return "\n".join([*lines, *(f"{key} = {_value(value)}" for key, value in values.items())]) + "\n"
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's strings are TOML's, but for DEL and for what Python may hold and Unicode may not
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int | float):
+        return repr(value)
+    return f"[{', '.join(map(_value, value))}]"
+
+
+def read(path: str | os.PathLike[str], known: Sequence[str]) -> dict[str, Value]:
+    """The options in a run.toml. Raises `UsageError` for what is no TOML, and for keys not in `known`."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both
+        raise UsageError(f"'{path}' is not TOML", why=str(error)) from error
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"'{path}' has an unknown key '{key}'", hint=did_you_mean(key, tuple(known)))
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, str | int | float | bool):
+                raise UsageError(f"'{path}': {key} is neither text, a number, true or false, nor a list of them")
+    return values
+
+
+def steps(value: Any) -> tuple[int, ...]:
+    """`1,2,4` or a list -> (1, 2, 4), each at least 1. Raises `ValueError`, as all parsers here."""
+    found = _numbers(value, int)
+    if min(found) < 1:
+        raise ValueError(f"{value!r}: whole numbers of 1 or more are wanted")
+    return found
+
+
+def channels(value: Any) -> tuple[float, ...]:
+    """`0.5` or `0.4,0.5,0.6` or a list -> the numbers."""
+    return _numbers(value, float)
+
+
+def size(value: Any) -> int | tuple[int, int]:
+    """`224` -> 224, the shorter side; `240x320` or a list of two -> (240, 320), height and width."""
+    try:
+        sides = tuple(map(int, value if isinstance(value, list | tuple) else str(value).split("x")))
+    except ValueError:
+        sides = ()
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"{value!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 240x320")
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+
+
+def input_shape(value: Any) -> str:
+    """`image=3,224,224`, checked and kept as it is; `shape_of` takes it apart."""
+    name, _, dims = str(value).rpartition("=")
+    if not name or not all(d.isdecimal() and int(d) for d in dims.split(",")):
+        raise ValueError(f"{value!r} is not NAME=3,224,224, an input and its size without the batch")
+    return str(value)
+
+
+def shape_of(value: str) -> tuple[str, tuple[int, ...]]:
+    """`image=3,224,224` -> ("image", (3, 224, 224))."""
+    name, _, dims = value.rpartition("=")
+    return name, tuple(map(int, dims.split(",")))
+
+
+def _numbers(value: Any, kind: Callable[[Any], Any]) -> tuple[Any, ...]:
+    try:
+        found = tuple(kind(v) for v in (value.split(",") if isinstance(value, str) else value))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{value!r} is not a list of numbers such as 1,2,4") from error
+    if not found:
+        raise ValueError("the list is empty")
+    return found

@@ -1,0 +1,248 @@
+"""Layer by layer, the mean of a spiking network's spikes against the ANN's activation: where it drifts, and why.
+
+With z̄ the mean current a neuron received, a its ANN activation, f the activation function and r(z̄) the value
+the neuron converges to (`Neuron.rate`), what separates the mean o of its spikes from a splits into three:
+
+    o − a  =  [o − r(z̄)]  +  [r(z̄) − f(z̄)]  +  [f(z̄) − a]
+              not there yet   cannot be said     inherited
+              (steps)         (clipping)         (its current differs from the ANN's already)
+
+Errors are means of absolute values over the mean |a| of the layer, all samples and neurons together. The
+largest of the three names the cause. A neuron that is not there yet needs more steps, unless its threshold
+lies far above anything it has to say: then it is the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from converter.errors import DataError, ModelError, UsageError
+from converter.graph import Graph, Node
+from converter.neurons import Neuron
+from converter.rate import RateModel
+
+HEADROOM = 0.5
+"""A layer whose largest activation stays below this share of its threshold has its threshold too high."""
+FALLS = 0.8
+"""Twice the steps should halve a layer's error; one that keeps more than this share of it has another cause."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One layer of neurons after `timesteps` steps. Errors and shares are fractions."""
+
+    name: str
+    neuron: str
+    threshold: float
+    """Mean over the channels."""
+    error_half: float
+    """After half the steps."""
+    error: float
+    steps: float
+    clipping: float
+    inherited: float
+    """The three parts of `error`; as absolute values they may sum to more."""
+    clipped: float
+    """Share of ANN activations above the threshold."""
+    silent: float
+    """Share of neurons with a positive ANN activation that never fired."""
+    peak: float
+    """The largest ANN activation over its threshold."""
+    cause: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All layers, sources first. `first` is the first whose error exceeds `tolerance`, or None."""
+
+    samples: int
+    timesteps: int
+    tolerance: float
+    layers: tuple[Drift, ...]
+    first: str | None
+
+
+@dataclass
+class Sums:
+    """Running sums over one layer, in double precision."""
+
+    half: float = 0.0
+    full: float = 0.0
+    steps: float = 0.0
+    clipping: float = 0.0
+    inherited: float = 0.0
+    clipped: float = 0.0
+    silent: float = 0.0
+    positive: float = 0.0
+    size: float = 0.0
+    values: int = 0
+    peak: float = 0.0
+
+    def add(self, neuron: Neuron, activation: Tensor, current: Tensor, half: Tensor, full: Tensor) -> None:
+        """One batch: the ANN's activation, and means over time: of the current, of the spikes halfway, at the end."""
+        threshold, wanted, reached = neuron.calibrated(), neuron(current), neuron.rate(current)
+        size = activation.abs() / threshold
+        positive = activation > 0
+        self.half += _total(half - activation)
+        self.full += _total(full - activation)
+        self.steps += _total(full - reached)
+        self.clipping += _total(reached - wanted)
+        self.inherited += _total(wanted - activation)
+        self.clipped += float((neuron.magnitude(activation) > threshold * (1 + 1e-6)).sum())
+        self.silent += float((positive & (full == 0)).sum())
+        self.positive += float(positive.sum())
+        self.size += _total(activation)
+        self.values += activation.numel()
+        self.peak = max(self.peak, float(size.max()))
+
+    def drift(self, node: Node) -> Drift:
+        """The sums as fractions."""
+        neuron = node.op
+        assert isinstance(neuron, Neuron)
+        size = max(self.size, 1e-12)
+        return Drift(
+            name=node.name,
+            neuron=neuron.kind,
+            threshold=float(neuron.calibrated().mean()),
+            error_half=self.half / size,
+            error=self.full / size,
+            steps=self.steps / size,
+            clipping=self.clipping / size,
+            inherited=self.inherited / size,
+            clipped=self.clipped / self.values,
+            silent=self.silent / max(self.positive, 1.0),
+            peak=self.peak,
+        )
+
+
+@dataclass
+class Record:
+    """Listens to the simulation of one batch: the sums over time of spikes and currents."""
+
+    sums: dict[Node, Tensor] = field(default_factory=dict)
+    wanted: frozenset[Node] = frozenset()
+
+    def __call__(self, node: Node, value: Tensor) -> None:
+        if node in self.wanted:
+            self.sums[node] = self.sums[node] + value if node in self.sums else value
+
+
+@torch.inference_mode()
+def diagnose(
+    model: RateModel,
+    ann: Graph,
+    batches: Iterable[Tensor],
+    timesteps: int,
+    tolerance: float = 0.1,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Diagnosis:
+    """Run `model` for `timesteps` steps beside `ann`, whose nodes of the same names hold the activations.
+
+    `progress` is told the samples done, step by step. Raises `ModelError` when `ann` is not the network that
+    `model` was converted from, `UsageError` for fewer than two steps, `DataError` without samples.
+    """
+    if timesteps < 2:
+        raise UsageError(f"timesteps is {timesteps}; a diagnosis compares T with T/2, so it takes at least 2")
+    layers = {node: Sums() for node in model.neurons}
+    wanted = frozenset(layers) | {node.inputs[0] for node in layers}
+    check_names(model, ann)
+    samples = 0
+    for x in batches:
+        activations = values_of(ann, {node.name for node in layers}, x)
+        record, half = Record(wanted=wanted), dict[Node, Tensor]()
+        for time, _ in zip(range(1, timesteps + 1), model.iterate(x, record), strict=False):
+            if time == timesteps // 2:
+                half = {node: record.sums[node] / time for node in layers}
+            progress(len(x))
+        given = model.currents(x)
+        for node, sums in layers.items():
+            source = node.inputs[0]
+            current = record.sums[source] / timesteps if source in record.sums else given[source]
+            assert isinstance(node.op, Neuron)
+            sums.add(node.op, activations[node.name], current, half[node], record.sums[node] / timesteps)
+        samples += len(x)
+    if not samples:
+        raise DataError("there are no samples to diagnose on")
+    told = judged([sums.drift(node) for node, sums in layers.items()], tolerance, timesteps)
+    first = next((layer.name for layer in told if layer.error > tolerance), None)
+    return Diagnosis(samples, timesteps, tolerance, tuple(told), first)
+
+
+def check_names(model: RateModel, ann: Graph) -> None:
+    """`ModelError` unless `ann` has a node of the same name and shape for every neuron of `model`."""
+    shapes = {node.name: node.shape for node in ann}
+    for node in model.neurons:
+        if shapes.get(node.name) != node.shape:
+            raise ModelError(
+                f"{ann.name} is not the network that {model.graph.name} was converted from",
+                why=f"it has no node '{node.name}' of the same shape",
+                hint="give the ONNX file that `ann2snn convert` read",
+            )
+
+
+def values_of(graph: Graph, names: set[str], x: Tensor) -> dict[str, Tensor]:
+    """The values of the nodes with these names, for inputs `x`."""
+    found: dict[str, Tensor] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        if node.name in names:
+            found[node.name] = value
+
+    graph.run(x, listen=listen)
+    return found
+
+
+def judged(layers: list[Drift], tolerance: float, timesteps: int) -> list[Drift]:
+    """The layers, those beyond the tolerance with their likely cause and what would help."""
+    told: list[Drift] = []
+    for layer in layers:
+        if layer.error > tolerance:
+            earlier = next((before.name for before in told if before.cause), None)
+            cause, advice = judge(layer, earlier, timesteps)
+            layer = replace(layer, cause=cause, advice=advice)
+        told.append(layer)
+    return told
+
+
+def judge(layer: Drift, earlier: str | None, timesteps: int) -> tuple[str, str]:
+    """(likely cause, what would help) for a layer that drifts; `earlier` is the first one that did."""
+    largest = max(layer.inherited, layer.clipping, layer.steps)
+    if layer.inherited == largest:
+        if earlier is not None:
+            return f"inherited from '{earlier}'", f"mend '{earlier}' first"
+        return (
+            f"inherited: the layers before it, each within the tolerance, add up to {layer.inherited:.0%}",
+            f"-T {2 * timesteps}, or a finer calibration of all layers",
+        )
+    if layer.clipping == largest:
+        return (
+            f"threshold too low: {layer.clipped:.2%} of its activations lie above it, "
+            f"the largest at {layer.peak:.3g} times",
+            "--calibrator maximum, or a higher --percentile",
+        )
+    if layer.peak < HEADROOM:
+        return (
+            f"threshold too high: its largest activation is {layer.peak:.0%} of it, "
+            f"{layer.silent:.0%} of the neurons that should fire are silent",
+            "calibrate on data like these, --per-channel, or a lower --percentile",
+        )
+    if layer.error <= FALLS * layer.error_half:
+        return (
+            f"not enough steps: the error falls from {layer.error_half:.0%} at T = {timesteps // 2} "
+            f"to {layer.error:.0%} at T = {timesteps}",
+            f"-T {2 * timesteps}",
+        )
+    return (
+        f"more steps do not help: {layer.error_half:.0%} at T = {timesteps // 2}, "
+        f"{layer.error:.0%} at T = {timesteps}",
+        "--reset soft if it is hard; else the order in which its spikes arrive: --initial 0.5, more steps",
+    )
+
+
+def _total(value: Tensor) -> float:
+    return float(value.abs().sum(dtype=torch.float64))

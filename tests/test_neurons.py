@@ -1,0 +1,152 @@
+"""Neurons: traces worked by hand, then what holds for every neuron and every current."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from converter.errors import Refusal, UsageError
+from converter.neurons import Neuron, State, neurons
+from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.negative_slope import NegativeSlope
+
+ONE = torch.tensor(1.0)
+
+
+def trace(neuron: Neuron, currents: list[float]) -> tuple[list[float], list[float]]:
+    """The spikes and the membranes over these currents."""
+    state: State = neuron.init()
+    spikes, membranes = [], []
+    for current in currents:
+        state, fired = neuron.step(state, torch.tensor(current))
+        spikes.append(round(float(fired), 6))
+        membranes.append(round(float(state[0]), 6))
+    return spikes, membranes
+
+
+def test_soft_reset_keeps_the_surplus() -> None:
+    spikes, membranes = trace(IntegrateFire(ONE, initial=0.0), [0.75, 0.75, 0.75, 0.75, -0.5, 2.5])
+    #        charged to      .75   1.5   1.25  1.0   -.5   2.0
+    assert spikes == [0, 1, 1, 1, 0, 1]
+    assert membranes == [0.75, 0.5, 0.25, 0.0, -0.5, 1.0]
+
+
+def test_hard_reset_loses_it() -> None:
+    spikes, membranes = trace(IntegrateFire(ONE, initial=0.0, reset="hard"), [0.75, 0.75, 0.75, 0.75])
+    assert spikes == [0, 1, 0, 1]
+    assert membranes == [0.75, 0.0, 0.75, 0.0]
+
+
+def test_a_membrane_exactly_at_the_threshold_fires() -> None:
+    assert trace(IntegrateFire(torch.tensor(2.0), initial=0.0), [1.0, 1.0])[0] == [0, 2]
+
+
+def test_a_spike_carries_the_threshold_of_its_channel() -> None:
+    neuron = IntegrateFire(torch.tensor([[[1.0]], [[4.0]]]), initial=0.0)
+    _, spikes = neuron.step(neuron.init(), torch.full((1, 2, 1, 1), 4.0))
+    assert spikes.flatten().tolist() == [1.0, 4.0]
+
+
+@given(st.floats(-0.5, 1.5), st.integers(1, 32), st.floats(0.25, 4.0))
+def test_a_constant_current_gives_the_rounded_count(share: float, steps: int, threshold: float) -> None:
+    """N = clip(floor(zT/θ + ½), 0, T): Bu et al., ICLR 2022."""
+    exact = share * steps + 0.5
+    if abs(exact - round(exact)) < 1e-3:
+        return  # a tie, where rounding of the sum decides
+    neuron = IntegrateFire(torch.tensor(threshold))
+    _, spikes = neuron.scan(neuron.init(), torch.full((steps,), share * threshold))
+    assert round(float(spikes.sum()) / threshold) == min(max(math.floor(exact), 0), steps)
+
+
+def test_negative_slope_by_hand() -> None:
+    neuron = NegativeSlope(ONE, initial=0.5, slope=torch.tensor(0.25))
+    spikes, membranes = trace(neuron, [-0.75, -1.0, 0.5, 1.0, 1.0])
+    # charged to     -.25  -.25  1.25  1.25  1.25  1.25;  the count goes -1, -2, -1, 0, 1
+    assert spikes == [-0.25, -0.25, 0.25, 0.25, 1.0]
+    assert membranes == [0.75, 0.75, 0.25, 0.25, 0.25]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-0.95, 0.95), min_size=1, max_size=40), st.floats(0, 0.9))
+def test_negative_slope_forgets_the_order_of_its_inputs(currents: list[float], slope: float) -> None:
+    """Once the input ends and the neuron has come to rest, Σ o = θ·φ(round(X/θ)), whatever came when."""
+    total = sum(currents)
+    if abs((total + 0.5) - round(total + 0.5)) < 1e-3:
+        return
+    neuron = NegativeSlope(ONE, slope=torch.tensor(slope))
+    run = torch.tensor(currents + [0.0] * len(currents))
+    _, spikes = neuron.scan(neuron.init(), run)
+    count = math.floor(total + 0.5)
+    assert float(spikes.sum()) == pytest.approx(count if count >= 0 else slope * count, abs=1e-4)
+
+
+EVERY: list[Neuron] = [
+    IntegrateFire(torch.tensor(1.5)),
+    IntegrateFire(torch.tensor(1.5), initial=0.0),
+    IntegrateFire(torch.tensor([0.5, 1.0, 2.0]), ceiling=2.0),
+    NegativeSlope(torch.tensor(2.0), slope=torch.tensor(0.1)),
+    NegativeSlope(torch.tensor([0.5, 1.0, 2.0]), slope=torch.tensor([0.1, 0.0, -0.3])),
+]
+
+
+@pytest.mark.parametrize("neuron", EVERY, ids=lambda n: f"{n.kind}-{tuple(n.threshold.shape)}-{n.initial}")
+def test_every_neuron_converges_to_its_rate(neuron: Neuron) -> None:
+    current = torch.tensor([-0.7, 0.3, 1.7])
+    steps = 400
+    _, spikes = neuron.scan(neuron.init(), current.expand(steps, 3))
+    largest = float(neuron.calibrated().max())
+    assert torch.allclose(spikes.mean(0), neuron.rate(current), atol=1.01 * largest / steps)
+
+
+@pytest.mark.parametrize("neuron", EVERY, ids=lambda n: f"{n.kind}-{tuple(n.threshold.shape)}-{n.initial}")
+def test_scan_is_step_by_step(neuron: Neuron) -> None:
+    currents = torch.randn(20, 5, 3)
+    state, spikes = neuron.scan(neuron.init(), currents)
+    stepped: State = neuron.init()
+    for current, fired in zip(currents, spikes, strict=True):
+        stepped, now = neuron.step(stepped, current)
+        assert torch.equal(now, fired)
+    assert all(torch.equal(a, b) for a, b in zip(state, stepped, strict=True))
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=30))
+def test_soft_reset_conserves_charge(currents: list[float]) -> None:
+    """Σ out = Σ in − (v(T) − v(0)), whatever it emits."""
+    neuron = IntegrateFire(ONE)
+    (membrane,), spikes = neuron.scan(neuron.init(), torch.tensor(currents))
+    assert float(spikes.sum()) == pytest.approx(sum(currents) - (float(membrane) - 0.5), abs=1e-4)
+
+
+def test_an_uncalibrated_neuron_is_refused() -> None:
+    with pytest.raises(Refusal, match="has no threshold yet"):
+        IntegrateFire().init()
+
+
+def test_a_reset_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="there is no reset 'gentle'"):
+        IntegrateFire(reset="gentle")
+
+
+def test_the_registry_has_them_by_file_name() -> None:
+    assert dict(neurons) == {"integrate-fire": IntegrateFire, "negative-slope": NegativeSlope}
+
+
+def test_the_emitted_code_is_the_kernel() -> None:
+    from converter.neurons.integrate_fire import integrate_fire, integrate_fire_hard
+    from converter.neurons.negative_slope import negative_slope
+
+    known = {f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope)}
+    for neuron in [*EVERY, IntegrateFire(torch.tensor(1.0), reset="hard")]:
+        space: dict[str, object] = {**known, "torch": torch, "layer": neuron, "x": torch.randn(4, 3)}
+        space["s"] = eval(neuron.code_init("layer"), space)
+        (state, spikes) = eval(neuron.code("layer", "s", "x"), space)
+        x = space["x"]
+        assert isinstance(x, Tensor)
+        want_state, want = neuron.step(neuron.init(), x)
+        assert torch.equal(spikes, want)
+        assert all(torch.equal(a, b) for a, b in zip(state, want_state, strict=True))
