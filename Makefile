@@ -13,7 +13,6 @@ help:  ## show this list
 demo: $(INSTALLED)  ## convert the embedded digits network and measure it
 	@echo "== ann2snn convert digits: the embedded network becomes build/digits.snn"
 	$(BIN)/ann2snn convert digits -o build/digits.snn --data digits --force
-	@echo "== the report is a page: build/digits.snn/report.html"
 
 test: lint  ## style, types, and every test that takes seconds
 	@echo "== pytest"

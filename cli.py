@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -104,35 +103,49 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         from converter import config
 
         known = recorded(ctx.command)
-        values = config.read(path, tuple(known))
-        ctx.default_map = {known[key].name: config.fitting(key, v, known[key].multiple) for key, v in values.items()}
+        lists = [key for key, p in known.items() if p.multiple or isinstance(p.type, Written)]
+        values = config.read(path, tuple(known), lists)
+        ctx.default_map = {
+            known[key].name: [value] if known[key].multiple and not isinstance(value, list) else value
+            for key, value in values.items()
+        }
 
 
 def recorded(command: click.Command) -> dict[str, Any]:
     """The parameters that run.toml holds, by their key: what the option is called without its dashes."""
-    keys = {max(p.opts, key=len).lstrip("-"): p for p in command.params}
-    return {key: p for key, p in keys.items() if key not in ("directory", "force", "config", "json", "quiet", "verbose")}
+    keys = {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
+    return keys
 
 
+OF_THE_MOMENT = ("directory", "force", "config", "as_json", "quiet", "verbose")
+"""Parameters that are no part of what a run computes."""
 COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
-ONE_DATA = click.option("--data", required=True, metavar="SOURCE", help="Folder or .zip of images, .npz, .npy, digits, or a torchvision name; `:test` takes a part.")
+SOURCES = "Folder or .zip of images, .npz, .npy, digits, or a torchvision name; NAME:test takes a part."
 DATA = options(
-    ONE_DATA,
-    click.option("--resize", type=Written("size"), metavar="SIZE", help="Images to HEIGHTxWIDTH, or their shorter side to this."),
-    click.option("--crop", type=COUNT, help="The square of this side from the centre."),
+    click.option("--data", required=True, metavar="SOURCE", help=SOURCES),
+    click.option("--resize", type=Written("size"), metavar="SIZE", help="HEIGHTxWIDTH, or the shorter side."),
+    click.option("--crop", type=COUNT, help="Side of the square kept, from the centre."),
     click.option("--normalize", metavar="HOW", help="imagenet, cifar10, none, or MEAN/STD such as 0.5/0.25."),
     click.option("--mean", type=Written("channels"), metavar="M,…", help="Subtracted after scaling."),
     click.option("--std", type=Written("channels"), metavar="S,…", help="Divided by."),
-    click.option("--scale", type=float, help="Multiplies the pixels; 1/255 for 8-bit ones unless given."),
+    click.option("--scale", type=float, help="Multiplies the pixels. [default: 1/255 if 8-bit]"),
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Of the model's input."),
     click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Of the model's input."),
-    click.option("--labels", type=click.Choice(["folder", "sorted"]), help="Images: sub-folders, or one a class in order of names."),
+    click.option(
+        "--labels", type=click.Choice(["folder", "sorted"]), help="Images: by sub-folder, or each its own."
+    ),
     click.option("--data-root", metavar="DIR", help="Where torchvision data sets are."),
 )
-SAMPLES = click.option("--samples", type=COUNT, help="How many samples to measure on; all unless given.")
+SAMPLES = click.option("--samples", type=COUNT, help="How many to measure on. [default: all]")
 NETWORK = options(
-    click.option("--input-shape", multiple=True, type=Written("input_shape"), metavar="NAME=3,224,224", help="Fix a size that the file leaves open."),
-    click.option("--output", "cut", multiple=True, metavar="NAME", help="Cut the network here instead of at its outputs."),
+    click.option(
+        "--input-shape",
+        multiple=True,
+        type=Written("input_shape"),
+        metavar="NAME=3,224,224",
+        help="A size that the file leaves open.",
+    ),
+    click.option("--output", "cut", multiple=True, metavar="NAME", help="Cut the network here."),
     click.option("--keep-analog", multiple=True, metavar="OP", help="Leave this operator in floating point."),
 )
 MACHINE = options(
@@ -146,10 +159,171 @@ SAYING = options(
 )
 
 
-@click.group(cls=Commands, epilog="Completion: eval \"$(_ANN2SNN_COMPLETE=bash_source ann2snn)\" (or zsh_source, fish_source).\n\n" + EXAMPLE + "  ann2snn convert digits -o digits.snn --data digits")
+COMPLETION = 'Completion: eval "$(_ANN2SNN_COMPLETE=bash_source ann2snn)", or zsh_source, fish_source.\n\n'
+
+
+@click.group(
+    cls=Commands, epilog=COMPLETION + EXAMPLE + "  ann2snn convert digits -o digits.snn --data digits"
+)
 @click.version_option(package_name="ann2snn")
 def main() -> None:
     """Turn a trained ONNX network into a spiking network, measured and documented.
 
     MODEL is an ONNX file, or `digits`: the small network that comes with the package.
     """
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn inspect digits")
+@click.argument("model")
+@NETWORK
+@SAYING
+def inspect(**given: Any) -> int:
+    """Say what is in MODEL, what of it converts and what does not. Exits with 1 if it does not convert."""
+    from converter import commands
+
+    return commands.inspect(given)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn convert digits -o digits.snn --data digits -T 1,2,4,8,16,32")
+@click.argument("model")
+@click.option(
+    "-o", "directory", required=True, metavar="DIR", help="The directory to write, for example NAME.snn."
+)
+@DATA
+@click.option(
+    "--calibration-samples",
+    type=COUNT,
+    default=256,
+    show_default=True,
+    help="To set thresholds on, not to measure on.",
+)
+@SAMPLES
+@click.option(
+    "-T",
+    "--timesteps",
+    type=Written("steps"),
+    default="1,2,4,8,16,32,64",
+    show_default=True,
+    metavar="T,…",
+    help="Read out after these steps.",
+)
+@click.option(
+    "--calibrator",
+    multiple=True,
+    type=Thing("calibrator", "calibrators"),
+    default=["percentile"],
+    show_default=True,
+    help="Sets thresholds; several: in this order.",
+)
+@click.option("--percentile", type=float, help="For calibrator percentile. [default: 99.9]")
+@click.option("--per-channel/--per-layer", default=None, help="Thresholds. [default: per-channel]")
+@click.option(
+    "--neuron", type=Thing("neuron", "converter.neurons"), default="integrate-fire", show_default=True
+)
+@click.option(
+    "--reset", type=click.Choice(["soft", "hard"]), help="After a spike. [default: soft, by subtraction]"
+)
+@click.option("--initial", type=click.FloatRange(0, 1), help="First membrane, in thresholds. [default: 0.5]")
+@click.option(
+    "--encoding", type=Thing("encoding", "converter.encodings"), default="current", show_default=True
+)
+@NETWORK
+@MACHINE
+@click.option("--seed", type=int, default=0, show_default=True, help="For every draw of chance.")
+@click.option("--verify", is_flag=True, help="Compare the import with onnxruntime first.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Exit with 3 if accuracy (no labels: agreement) falls by more.",
+)
+@click.option(
+    "--config",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=load_config,
+    help="Take options from a run.toml.",
+)
+@click.option("--force", is_flag=True, help="Replace DIR, if a conversion wrote it.")
+@SAYING
+@click.pass_context
+def convert(ctx: click.Context, **given: Any) -> None:
+    """Convert MODEL, measure the spiking network, and write it to DIR.
+
+    DIR holds model.py and its weights, report.html, report.json, a model card, and run.toml, which repeats
+    this run: ann2snn convert --config DIR/run.toml -o ANOTHER.
+    """
+    from calibrators import calibrators
+    from converter import commands
+
+    run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
+    commands.convert(given, calibrators, run)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn evaluate digits.snn --data digits:test --samples 200")
+@click.argument("artefact", metavar="DIR")
+@DATA
+@SAMPLES
+@click.option(
+    "-T",
+    "--timesteps",
+    type=Written("steps"),
+    metavar="T,…",
+    help="Read out after these steps. [default: as converted]",
+)
+@MACHINE
+@SAYING
+def evaluate(**given: Any) -> None:
+    """Measure the spiking network in DIR on data: answers over time, spikes, operations, energy.
+
+    The data are prepared as they were for the conversion, except where an option says otherwise. Nothing in
+    DIR is executed.
+    """
+    from converter import commands
+
+    commands.evaluate(given)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn diagnose digits.snn digits --data digits:test -T 16 --samples 100")
+@click.argument("artefact", metavar="DIR")
+@click.argument("model")
+@DATA
+@click.option("--samples", type=COUNT, default=100, show_default=True, help="How many samples to run.")
+@click.option(
+    "-T",
+    "--timesteps",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    metavar="T",
+    help="Steps to run; compared with half of them.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
+    help="Relative error that is a drift.",
+)
+@MACHINE
+@SAYING
+def diagnose(**given: Any) -> None:
+    """Compare the network in DIR with MODEL, layer by layer, and say where it leaves the ANN, and why."""
+    from converter import commands
+
+    commands.diagnose(given)
+
+
+@main.command("list", epilog=EXAMPLE + "  ann2snn list calibrators")
+@click.argument("kind", required=False, metavar="[ops|passes|calibrators|neurons|encodings|exporters]")
+def list_(kind: str | None) -> None:
+    """Say what there is to choose from."""
+    from converter import catalogue
+
+    for one in catalogue.chosen(kind):
+        click.echo(catalogue.page(one))
+
+
+if __name__ == "__main__":
+    main()

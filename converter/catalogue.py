@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ast
 from importlib.util import find_spec
+from textwrap import wrap
 
-from converter.registry import Registry
+from converter.errors import UsageError
+from converter.registry import Registry, did_you_mean
 
+WIDTH = 100
+NEWEST = 10**6
+"""An opset beyond all that there are."""
 PACKAGES = {
+    "ops": "converter.ops",
     "passes": "converter.passes",
     "calibrators": "calibrators",
     "neurons": "converter.neurons",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
 }
-KINDS = ("ops", *PACKAGES)
+KINDS = tuple(PACKAGES)
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -22,12 +28,27 @@ def names(package: str) -> tuple[str, ...]:
     return Registry[object]("thing", package).names()
 
 
-def entries(kind: str) -> list[tuple[str, str]]:
-    """(name, first sentence of its docstring) for every thing of one of `KINDS`."""
-    if kind == "ops":
-        return operators()
+def chosen(kind: str | None) -> tuple[str, ...]:
+    """All of `KINDS`, or the one named. Raises `UsageError` when there is no such kind."""
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"there is no list of {kind!r}", hint=did_you_mean(kind, KINDS))
+    return KINDS if kind is None else (kind,)
+
+
+def page(kind: str) -> str:
+    """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
     package = PACKAGES[kind]
-    return [(name, sentence(f"{package}.{name.replace('-', '_')}")) for name in names(package)]
+    told = {name: sentence(f"{package}.{name.replace('-', '_')}") for name in names(package)}
+    operators = families() if kind == "ops" else {}
+    width = max(map(len, told))
+    lines = [kind]
+    for name, said in told.items():
+        lines.append(f"  {name:<{width}}  {said}")
+        indent = " " * (width + 4)
+        lines += wrap(
+            ", ".join(operators.get(name, ())), WIDTH, initial_indent=indent, subsequent_indent=indent
+        )
+    return "\n".join(lines)
 
 
 def sentence(module: str) -> str:
@@ -38,13 +59,15 @@ def sentence(module: str) -> str:
         return (ast.get_docstring(ast.parse(file.read())) or "").partition("\n")[0]
 
 
-def operators() -> list[tuple[str, str]]:
-    """(ONNX operator, what of it is read) for all that are read."""
+def families() -> dict[str, list[str]]:
+    """Module of converter/ops -> the ONNX operators it reads."""
     import converter.ops
     from converter.view import lowerings
 
     assert converter.ops
-    newest: dict[str, int] = {}
-    for name, since in lowerings:
-        newest[name] = max(since, newest.get(name, 0))
-    return [(name, (lowerings[name, since].__doc__ or "").partition("\n")[0]) for name, since in sorted(newest.items())]
+    found: dict[str, list[str]] = {}
+    for (name, since), lower in sorted(lowerings.items()):
+        family = found.setdefault(lower.__module__.rpartition(".")[2].replace("_", "-"), [])
+        if lowerings.find(name, NEWEST) is lowerings[name, since]:
+            family.append(name)
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ def _value(value: Value) -> str:
     return f"[{', '.join(map(_value, value))}]"
 
 
-def read(path: str | os.PathLike[str], known: Sequence[str]) -> dict[str, Value]:
-    """The options in a run.toml. Raises `UsageError` for what is no TOML, and for keys not in `known`."""
+def read(path: str | os.PathLike[str], known: Sequence[str], lists: Collection[str] = ()) -> dict[str, Value]:
+    """The options in a run.toml; those in `lists` may be lists.
+
+    Raises `UsageError` for what is no TOML, for keys not in `known`, and for values that cannot be an option's.
+    """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -48,9 +51,11 @@ def read(path: str | os.PathLike[str], known: Sequence[str]) -> dict[str, Value]
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"'{path}' has an unknown key '{key}'", hint=did_you_mean(key, tuple(known)))
+        if isinstance(value, list) and key not in lists:
+            raise UsageError(f"'{path}': {key} is a list, but is one value")
         for one in value if isinstance(value, list) else [value]:
             if not isinstance(one, str | int | float | bool):
-                raise UsageError(f"'{path}': {key} is neither text, a number, true or false, nor a list of them")
+                raise UsageError(f"'{path}': {key} is not text, a number, true, false or a list of them")
     return values
 
 

@@ -37,6 +37,7 @@ FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorPr
 STANDARD = ("", "ai.onnx")
 OLDEST_OPSET = 7
 DROPPED = {"Identity", "Dropout"}
+UNKNOWN = "is not among the operators that can be read"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ def _reads(node: NodeProto) -> list[str]:
     return [name for name in node.input if name]
 
 
+def _is_known(node: NodeProto, opset: int) -> bool:
+    own = {*DROPPED, "Shape", "Size", "Cast", "Constant", "ConstantOfShape"}
+    return node.op_type in own or lowerings.find(node.op_type, opset) is not None
+
+
 def _name(node: NodeProto) -> str:
     return node.name or next((o for o in node.output if o), node.op_type)
 
@@ -237,7 +243,10 @@ class Reader:
             if not needed.intersection(node.output):
                 continue
             if any(i not in values for i in _reads(node)):
-                continue  # downstream of a refusal: the cause is named once
+                # Downstream of a refusal: refused itself only if no input could make it readable.
+                if node.domain in STANDARD and not _is_known(node, opset):
+                    refusals.append((self._described(node, opset, values), UNKNOWN))
+                continue
             try:
                 for output, value in zip(node.output, self._apply(node, opset, values), strict=False):
                     if strict and isinstance(value, Node):
@@ -301,7 +310,7 @@ class Reader:
             return fold(node, [cast("Tensor | None", v) for v in given], opset)
         lower = lowerings.find(node.op_type, opset)
         if lower is None:
-            raise Refusal("is not among the operators that can be read")
+            raise Refusal(UNKNOWN)
         view = NodeView(node.op_type, _name(node), opset, _attributes(node), given, tuple(node.output))
         made = lower(view)
         results = made if isinstance(made, tuple) else (made,)

@@ -45,12 +45,16 @@ def answers(path: str | os.PathLike[str], x: Tensor, outputs: Sequence[str] = ()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(widened(path, outputs), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            widened(path, outputs), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime raises its own kinds, without a common base
         raise ModelError("onnxruntime does not read this file", why=str(error).splitlines()[0]) from error
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise UsageError(f"the comparison with onnxruntime is for networks of one input, this has {len(inputs)}")
+        raise UsageError(
+            f"the comparison with onnxruntime is for networks of one input, this has {len(inputs)}"
+        )
     size = 1 if inputs[0].shape[0] == 1 else len(x)
     chunks = [session.run(None, {inputs[0].name: part.numpy()}) for part in x.cpu().split(size)]
     return [torch.from_numpy(np.concatenate(each).astype(np.float32)) for each in zip(*chunks, strict=True)]

@@ -131,9 +131,17 @@ def inspection(found: Inspection, *, every: bool) -> list[Any]:
         facts.add_row(key, escape(said))
     shown: list[Any] = [f"[bold]{escape(found.name)}[/bold]", facts]
     if every and found.parts:
-        nodes = table("node", "kind", "shape", "in the spiking network", left=("node", "kind", "shape", "in the spiking network"))
+        nodes = table(
+            "node",
+            "kind",
+            "shape",
+            "in the spiking network",
+            left=("node", "kind", "shape", "in the spiking network"),
+        )
         for part in found.parts:
-            nodes.add_row(escape(part.name), part.kind, part.shape, ROLES[part.role], style=STYLES.get(part.role))
+            nodes.add_row(
+                escape(part.name), part.kind, part.shape, ROLES[part.role], style=STYLES.get(part.role)
+            )
         shown.append(nodes)
     elif found.parts:
         kinds = table("nodes", "kind", "in the spiking network", left=("kind", "in the spiking network"))
@@ -143,7 +151,9 @@ def inspection(found: Inspection, *, every: bool) -> list[Any]:
     if found.convertible:
         return [*shown, "[green]converts[/green]"]
     refused = [f"[red]does not convert[/red]: {len(found.refused)} in the way"]
-    refused += [f"  {escape(where)}: {escape(why)}" if why else f"  {escape(where)}" for where, why in found.refused]
+    refused += [
+        f"  {escape(where)}: {escape(why)}" if why else f"  {escape(where)}" for where, why in found.refused
+    ]
     return [*shown, *refused, *([f"hint:  {escape(found.hint)}"] if found.hint else [])]
 
 
@@ -153,7 +163,9 @@ STYLES = {"refused": "red", "kept": "yellow"}
 def diagnosis(found: Diagnosis) -> list[Any]:
     """The layers of a diagnosis and, in words, the first that drifts."""
     half, full = f"T = {found.timesteps // 2}", f"T = {found.timesteps}"
-    made = table("layer", "threshold", half, full, "clipped", "silent", "likely cause", left=("layer", "likely cause"))
+    made = table(
+        "layer", "threshold", half, full, "clipped", "silent", "likely cause", left=("layer", "likely cause")
+    )
     for layer in found.layers:
         shares = (words.percent(s) for s in (layer.error_half, layer.error, layer.clipped, layer.silent))
         style = "bold red" if layer.name == found.first else ("red" if layer.cause else None)

@@ -27,7 +27,7 @@ def parse(
     model = onnx.parser.parse_model(text)
     for name, value in (weights or {}).items():
         array = value.numpy() if isinstance(value, Tensor) else value
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(array, order="C"), name))
     return model
 
 

@@ -29,7 +29,7 @@ OWNERS = {
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.view", *BASE}
 SPIKING = {"converter.neurons", "converter.encodings", "converter.cumulative"}
-# package or module -> what of ours it may import at module level; of its own package, only what is listed here
+# package or module -> what of ours it may import at module level, its own private modules aside
 ALLOWED = {
     "converter.errors": set[str](),
     "converter.registry": BASE,

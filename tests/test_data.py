@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from benchmarks.train_digits import shifted
 from converter.data import Preprocessing, open_source, split
-from converter.errors import DataError
+from converter.errors import ConversionError, DataError
 from converter.graph import BATCH
+from converter.vision import torchvision
 from tests.samples import everything, refused
 
 
@@ -118,6 +120,13 @@ def test_a_data_set_that_is_there(tmp_path: Path) -> None:
     assert source.classes[7] == "7 - seven"
     assert len(open_source("MNIST:test", root=tmp_path)) == 2
     assert len(source.sha256) == 64
+
+
+def test_torchvision_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ConversionError, match="torchvision is not installed") as caught:
+        torchvision.__wrapped__()
+    assert caught.value.hint == "pip install 'ann2snn[vision]'"
 
 
 # The script that trained the embedded network

@@ -133,3 +133,13 @@ def test_the_checksum_of_a_folder_follows_names_and_contents(photos: Path) -> No
     renamed = open_source(str(photos)).sha256
     image(photos / "cat" / "c.png", grey(11))
     assert len({before, renamed, open_source(str(photos)).sha256}) == 3
+
+
+def test_a_damaged_archive_names_the_image(tmp_path: Path) -> None:
+    image(tmp_path / "f" / "a.bmp", np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8))
+    with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "f" / "a.bmp", "a.bmp")
+    content = bytearray((tmp_path / "f.zip").read_bytes())
+    content[100:3000] = bytes(2900)
+    (tmp_path / "f.zip").write_bytes(content)
+    assert "f.zip/a.bmp cannot be read" in refused(tmp_path / "f.zip").problem

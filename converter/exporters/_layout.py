@@ -51,7 +51,8 @@ def _is(value: ast.expr, default: object) -> bool:
 def fold(line: str, indent: int = 0) -> list[str]:
     """The lines of one statement, indented by `indent` spaces; a comment at its end follows the last bracket.
 
-    A line that is too long is opened at its last bracket; what stands inside goes on one line, or one a line.
+    A line that is too long is opened at its last bracket: arguments go on one line if they fit, else one a
+    line, as the entries of a tuple, list or dictionary always do.
     """
     code, mark, said = line.partition("  # ")
     comment, margin = mark + said, " " * indent
@@ -62,7 +63,7 @@ def fold(line: str, indent: int = 0) -> list[str]:
         return _sum(code, comment, margin)
     head, inside, tail = code[: group[0] + 1], code[group[0] + 1 : group[1]], code[group[1] :]
     joined = f"{margin}{_INDENT}{inside}"
-    if len(joined) <= WIDTH:
+    if _called(code, group[0]) and len(joined) <= WIDTH:
         return [margin + head, joined, margin + tail + comment]
     body = [row for part in _parts(inside) for row in fold(f"{part},", indent + 4)]
     return [margin + head, *body, margin + tail + comment]
@@ -92,12 +93,21 @@ def _last_group(code: str) -> tuple[int, int] | None:
             stack.append(position)
         elif stack and sign == _PAIRS[code[stack[-1]]]:
             start = stack.pop()
-            inside = code[start + 1 : position]
-            called = start > 0 and (code[start - 1].isalnum() or code[start - 1] in "_)]")
-            opens = called if code[start] == "(" else not called
+            inside, called = code[start + 1 : position], _called(code, start)
+            opens = called or _has_comma(inside) if code[start] == "(" else not called
             if not stack and inside and opens and " for " not in inside:
                 found = (start, position)
     return found
+
+
+def _called(code: str, bracket: int) -> bool:
+    """Whether a bracket belongs to what stands before it: a call or an index, no display."""
+    return bracket > 0 and (code[bracket - 1].isalnum() or code[bracket - 1] in "_)]")
+
+
+def _has_comma(inside: str) -> bool:
+    """Whether brackets with this inside make a tuple."""
+    return inside.endswith(",") or len(list(_parts(inside))) > 1
 
 
 def _parts(inside: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ Every value goes through `words.markdown`: a name from somebody's file stays a n
 from __future__ import annotations
 
 from converter.exporters import _words as words
-from converter.exporters.html import environment
+from converter.exporters._templates import environment
 from converter.report import Report
 
 

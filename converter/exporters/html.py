@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter.exporters import _words as words
 from converter.exporters._charts import accuracy_chart, spikes_chart
+from converter.exporters._templates import environment
 from converter.report import Layer, Report
 
 MEASURES: tuple[tuple[str, str, Callable[[Layer], float], Callable[[float], str]], ...] = (
@@ -48,18 +48,6 @@ def page(report: Report) -> str:
             metrics=list(words.metric_groups(report.metrics)),
             assumptions=list(words.assumptions(report.metrics)),
         )
-    )
-
-
-def environment(*, html: bool) -> Environment:
-    """How the exporters' templates are read: a missing value is an error, blocks leave no blank lines."""
-    return Environment(
-        loader=PackageLoader("converter.exporters", "."),
-        autoescape=html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from converter.cumulative import telescope, telescope_mean
 from converter.exporters import _words as words
 from converter.exporters._layout import fold, shorten
-from converter.exporters.html import environment
+from converter.exporters._templates import environment
 from converter.graph import BATCH, Input, Node, batch_axes, show_shape
 from converter.neurons import Neuron
 from converter.rate import RateModel
@@ -58,6 +58,10 @@ def source(model: RateModel, report: Report | None = None) -> str:
         "steps": [row for n in plan.step for row in writer.value(n)],
         "head": [row for n in plan.head for row in writer.value(n)],
         "fired": writer.fired(),
+        "hand_over": fold(f"return {writer.together(writer.kept())}", 8),
+        "take_over": fold(f"{writer.together(writer.kept())} = currents", 8),
+        "reading": [row for n in plan.frontier for row in writer.mean(n)],
+        "answer": writer.answer(),
     }
     everything = "\n".join([*functions, *itertools.chain(*lines.values())])
     template = environment(html=False).get_template("model.py.jinja")
@@ -74,7 +78,6 @@ def source(model: RateModel, report: Report | None = None) -> str:
         seed=model.seed,
         inputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.inputs],
         outputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.outputs],
-        kept=[writer.local[n] for n in writer.kept()],
         frontier=[writer.local[n] for n in plan.frontier],
         examples=[f"torch.rand({_example(n)})" for n in model.graph.inputs],
         timesteps=report.curve[-1].timesteps if report and report.curve else 32,
@@ -154,6 +157,23 @@ class _Writer:
         plan = self.model.plan
         used = {i for n in plan.step for i in n.inputs} | set(plan.frontier)
         return [n for n in plan.static if n in used]
+
+    def together(self, nodes: list[Node]) -> str:
+        """The values of `nodes` as a tuple."""
+        return f"({', '.join(self.local[n] for n in nodes)}{',' * (len(nodes) == 1)})"
+
+    def mean(self, node: Node) -> list[str]:
+        """The lines that turn a value of this step into its mean over all steps so far."""
+        name = self.local[node]
+        total = f'state["{name}.sum"]'
+        return [*fold(f"{total} = {total} + {name}", 8), *fold(f'{name} = {total} / state["time"]', 8)]
+
+    def answer(self) -> list[str]:
+        """The line that returns the outputs and the state."""
+        outputs = list(self.model.graph.outputs)
+        return fold(
+            f"return {self.local[outputs[0]] if len(outputs) == 1 else self.together(outputs)}, state", 8
+        )
 
     def fired(self) -> list[str]:
         names = [self.local[n] for n in self.model.neurons]

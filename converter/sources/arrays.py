@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def read_arrays(path: Path, part: str | None) -> Reading:
                 if part is not None:
                     _require(str(path), part, wanted)
                 arrays = {n: file[names[n]] for n in wanted if part is None or n.startswith(f"{part}_")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as arrays", why=str(error).splitlines()[0]) from error
     return _of_arrays(str(path), arrays, lambda: sha256(path))
 

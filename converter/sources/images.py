@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,17 @@ from converter.sources.reading import Reading, digest_bytes, no_part, parts_of, 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"))
 PARTS = frozenset(("train", "test", "val", "valid", "validation"))
 LABELS = ("folder", "sorted")
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+)
+"""What Pillow raises for bad pictures, and zipfile for bad archives (RuntimeError: an encrypted one)."""
 
 Below = tuple[str, ...]
 """The path of an image below the folder that all images share."""
@@ -113,6 +125,6 @@ def _decode(path: Path, name: str, read_file: Callable[[str], bytes], channels: 
     try:
         with Image.open(io.BytesIO(read_file(name))) as image:
             return pixels(image, channels)
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"the image {path}/{name} cannot be read", why=why) from error

@@ -1,0 +1,278 @@
+"""What each command does, given its options: the pipeline, and what is printed of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converter import artefact, config, oracle, pipeline, terminal
+from converter import diagnose as diagnosing
+from converter import inspection as inspecting
+from converter.data import DATA_ROOT, Source, open_source, range_warning, split
+from converter.errors import GateError, UsageError
+from converter.exporters import _words as words
+from converter.files import refuse_directory, sha256
+from converter.graph import Graph
+from converter.importer import load
+from converter.metrics import measure
+from converter.neurons import neurons
+from converter.passes import apply
+from converter.preprocessing import Preprocessing
+from converter.registry import Registry
+from converter.report import Report
+
+Options = Mapping[str, Any]
+EMBEDDED = "digits"
+VERIFIED = 8
+"""How many samples `--verify` compares."""
+
+
+def model_path(model: str) -> Path:
+    """The ONNX file that MODEL means: the word `digits` is the network in the package."""
+    return (
+        Path(str(resources.files("converter") / "models" / "digits.onnx"))
+        if model == EMBEDDED
+        else Path(model)
+    )
+
+
+def inspect(given: Options) -> int:
+    """Print what is in a network; 1 if it does not convert."""
+    found = inspecting.inspect(
+        model_path(given["model"]),
+        shapes=dict(map(config.shape_of, given["input_shape"])),
+        outputs=given["cut"],
+        keep_analog=given["keep_analog"],
+    )
+    if given["as_json"]:
+        print(terminal.document({**asdict(found), "convertible": found.convertible}))
+    else:
+        show(*terminal.inspection(found, every=given["verbose"]))
+    return 0 if found.convertible else 1
+
+
+def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
+    """Convert, write the artefact with `run` as its run.toml, print the curve, hold it against the gate."""
+    target = Path(given["directory"])
+    refuse_directory(target, given["force"])
+    kinds = [calibrators[name] for name in given["calibrator"]]
+    chosen = taken("the calibrator", kinds, given["calibrator"], given, ("percentile", "per_channel"))
+    (neuron_options,) = taken(
+        "the neuron", [neurons[given["neuron"]]], [given["neuron"]], given, ("reset", "initial")
+    )
+    settings = pipeline.Settings(
+        neuron=given["neuron"],
+        neuron_options=neuron_options,
+        encoding=given["encoding"],
+        timesteps=tuple(sorted(set(given["timesteps"]))),
+        keep_analog=given["keep_analog"],
+        calibration_samples=given["calibration_samples"],
+        samples=given["samples"],
+        batch_size=given["batch_size"],
+        seed=given["seed"],
+        device=device(given),
+        input_shapes=dict(map(config.shape_of, given["input_shape"])),
+        outputs=given["cut"],
+    )
+    steps = [
+        (name, kind(**option)) for name, kind, option in zip(given["calibrator"], kinds, chosen, strict=True)
+    ]
+    path = model_path(given["model"])
+
+    def source(graph: Graph) -> Source:
+        data = opened(given, graph, preprocessing(given, Preprocessing()))
+        if given["verify"]:
+            samples = range(min(graph.batch or VERIFIED, len(data)))
+            x, _ = next(data.batches(samples, len(samples)))
+            difference = oracle.check(path, graph, x, given["cut"])
+            tell(
+                given,
+                f"the imported network agrees with onnxruntime: largest relative difference {difference:.1e}",
+            )
+        return data
+
+    with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
+        done = pipeline.convert(path, source, steps, settings, progress)
+    toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, RUN_COMMENT)
+    artefact.write(done, target, run=toml, force=given["force"])
+    report = done.report
+    for warning in report.warnings:
+        warn(given, warning)
+    if given["as_json"]:
+        sys.stdout.write(report.to_json())
+    else:
+        show_conversion(report, target, given)
+    gate(report, given["max_drop"])
+
+
+RUN_COMMENT = """ann2snn convert --config run.toml -o DIR repeats this run.
+Paths are as they were given, relative to where it was started."""
+
+
+def show_conversion(report: Report, target: Path, given: Options) -> None:
+    """The result of a conversion, for people."""
+    show(terminal.curve(report.curve, report.ann_accuracy))
+    if given["verbose"]:
+        show(terminal.layers([asdict(layer) for layer in report.layers]))
+        show(*(f"{step.name}: {step.did}" for step in report.steps), *report.pooling, *report.analog)
+    show(
+        f"{report.model.name}: {words.headline(report)}",
+        f"calibrated on {report.data.calibration}; measured on {report.data.measurement}",
+        f"the page: {target / 'report.html'}",
+    )
+
+
+def gate(report: Report, allowed: float | None) -> None:
+    """Raise `GateError` if the last point of the curve falls `allowed` percentage points below the ANN."""
+    last = report.curve[-1]
+    labelled = report.ann_accuracy is not None and last.accuracy is not None
+    before, after = (report.ann_accuracy, last.accuracy) if labelled else (1.0, last.agreement)
+    assert before is not None and after is not None
+    drop = 100 * (before - after)
+    if allowed is not None and drop > allowed:
+        what = "accuracy" if labelled else "agreement"
+        raise GateError(
+            f"the {what} after {last.timesteps} steps is {drop:.2f} points below the ANN's, {allowed:g} are allowed",
+            why="the artefact and its report were written",
+            hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
+        )
+
+
+def evaluate(given: Options) -> None:
+    """Measure an artefact on data and print the curve and what it costs."""
+    stored = artefact.read(given["artefact"])
+    target = torch.device(pipeline.Settings(device=device(given)).torch_device())
+    model = stored.model.to(target)
+    data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
+    part, said = measured_part(data, stored, given["samples"])
+    timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
+    size = model.graph.batch or given["batch_size"]
+    warnings = list(
+        filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
+    )
+    for warning in warnings:
+        warn(given, warning)
+    with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
+        told = counter(progress, "measuring", len(part) * max(timesteps))
+        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
+        measured = measure(model, model.graph, pairs, timesteps, told)
+    if given["as_json"]:
+        facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
+        about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
+        print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
+        return
+    show(terminal.curve(measured.curve, measured.ann_accuracy))
+    if given["verbose"]:
+        show(terminal.layers([asdict(layer) for layer in measured.layers]))
+    show(
+        terminal.operations(measured.metrics), f"measured on {said}", measured.metrics["energy"]["assumption"]
+    )
+
+
+def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:
+    """The samples to measure on, and in words: for the data of the conversion, not those it calibrated on."""
+    settings = stored.report["settings"]
+    same = data.sha256 == stored.report["data"]["sha256"]
+    parts = split(data, settings["calibration_samples"] if same else 0, samples, settings["seed"])
+    return parts.measurement, parts.measurement_words
+
+
+def diagnose(given: Options) -> None:
+    """Print where an artefact leaves its ANN, and why."""
+    stored = artefact.read(given["artefact"])
+    target = torch.device(pipeline.Settings(device=device(given)).torch_device())
+    path, settings = model_path(given["model"]), stored.report["settings"]
+    shapes = {name: tuple(shape) for name, shape in settings["input_shapes"].items()}
+    ann, _ = apply(load(path, shapes=shapes, outputs=settings["outputs"]).verify())
+    if sha256(path) != stored.report["model"]["sha256"]:
+        warn(given, f"{path} is not byte for byte the file that {given['artefact']} was converted from")
+    model = stored.model.to(target)
+    data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
+    part, _ = measured_part(data, stored, given["samples"])
+    size, timesteps = model.graph.batch or given["batch_size"], given["timesteps"]
+    with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
+        told = counter(progress, "simulating", len(part) * timesteps)
+        batches = (x.to(target) for x, _ in data.batches(part, size))
+        found = diagnosing.diagnose(model, ann.to(target), batches, timesteps, given["tolerance"], told)
+    if given["as_json"]:
+        print(terminal.document(asdict(found)))
+    else:
+        show(*terminal.diagnosis(found))
+
+
+def taken(
+    what: str, kinds: Sequence[type], names: Sequence[str], given: Options, optional: Sequence[str]
+) -> list[dict[str, Any]]:
+    """For each kind the options it has, of those given. Raises `UsageError` for one that none of them has."""
+    found = [
+        {f.name: given[f.name] for f in fields(k) if f.name in optional and given[f.name] is not None}
+        for k in kinds
+    ]
+    for name in optional:
+        if given[name] is not None and not any(name in options for options in found):
+            raise UsageError(f"{what} {' or '.join(names)} has no option --{name.replace('_', '-')}")
+    return found
+
+
+def preprocessing(given: Options, base: Preprocessing) -> Preprocessing:
+    """`base` with what the options say instead."""
+    changed = {f.name: given[f.name] for f in fields(base) if given[f.name] is not None}
+    if given["normalize"] is not None:
+        if {"mean", "std"} & changed.keys():
+            raise UsageError(
+                "--normalize sets the mean and std; --mean and --std do so too", hint="give one of them"
+            )
+        normal = Preprocessing.normalized(given["normalize"])
+        changed |= {"mean": normal.mean, "std": normal.std}
+    return replace(base, **changed)
+
+
+def opened(given: Options, graph: Graph, prepared: Preprocessing) -> Source:
+    """The data source, for the network's input."""
+    if len(graph.inputs) != 1:
+        raise UsageError(f"{graph.name} has {len(graph.inputs)} inputs; a data source feeds one")
+    root = given["data_root"] or DATA_ROOT
+    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=given["labels"], root=root)
+
+
+def device(given: Options) -> str:
+    """The device asked for, if it is there."""
+    if given["device"] == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here", hint="--device cpu, or auto")
+    return str(given["device"])
+
+
+def counter(progress: terminal.Bars, what: str, of: int) -> Any:
+    """A function that is told how many more are done."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, of)
+
+    return told
+
+
+def show(*lines: Any) -> None:
+    """Tables and lines to standard output."""
+    out = terminal.console()
+    for line in lines:
+        out.print(line)
+
+
+def tell(given: Options, line: str) -> None:
+    """A line to standard error."""
+    if not given["quiet"]:
+        print(line, file=sys.stderr)
+
+
+def warn(given: Options, warning: str) -> None:
+    """A warning to standard error."""
+    tell(given, f"warning: {warning}")
