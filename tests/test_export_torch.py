@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,32 @@ from converter.encodings.poisson import Poisson
 from converter.exporters._layout import WIDTH, fold, shorten
 from converter.exporters.torch import source, tensors
 from converter.graph import BATCH, Graph, Input, Node, Op
+from converter.importer import load
+from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.negative_slope import NegativeSlope
 from converter.ops._basic import Add, Affine, Linear, Reshape
 from converter.ops.affine import Conv
 from converter.ops.pooling import MaxPool
 from converter.ops.softmax import Softmax
+from converter.passes import apply
+from converter.passes.spike import Spike
 from converter.rate import RateModel
 
 POOL = MaxPool((3, 3), (1, 1), (1, 1), (1, 1))
+
+
+SHARED = (
+    *(
+        "resnet20_cifar10",
+        "resnet44_cifar10",
+        "resnet4b_cifar10_robust",
+        "mnist_cntk",
+        "convnet_maxpool_mnist",
+    ),
+    *("convnet_nhwc_cifar10", "squeezenet11_imagenet_fp16", "ultraface_rfb_320", "yunet_n_640_640"),
+    *("fastestdet_coco", "deeplab_portrait"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +179,46 @@ def test_started_by_itself_it_shows_its_answer(tmp_path: Path) -> None:
 # Bit for bit, over many networks
 
 
+def spiking(path: Path) -> RateModel:
+    """The network in a file, each layer's threshold its largest activation on one random image."""
+    graph, _ = apply(load(path))
+    graph = Spike()(graph)
+    image = torch.rand([1 if d == BATCH else d for d in graph.inputs[0].shape])
+    thresholds: dict[str, Tensor] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        if isinstance(node.op, Neuron):
+            thresholds[node.name] = node.op.magnitude(value).max().clamp_min(1e-3)
+
+    def calibrated(node: Node) -> Node | None:
+        if isinstance(node.op, Neuron) and node.op.threshold is None:
+            return replace(node, op=replace(node.op, threshold=thresholds[node.name]))
+        return None
+
+    graph.run(image, listen=listen)
+    return RateModel(graph.rewrite(calibrated))
+
+
+def agrees(model: RateModel, steps: int) -> bool:
+    """Whether both forms read out the same after every step."""
+    x = torch.rand([1 if d == BATCH else d for d in model.graph.inputs[0].shape])
+    there, here = emitted(model)(x, timesteps=steps), model(x, steps)
+    pairs = zip(there, here, strict=True) if isinstance(here, tuple) else [(there, here)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_embedded_network_answers_the_same_in_both_forms(digits_model: Path, tmp_path: Path) -> None:
+    model = spiking(digits_model)
+    assert agrees(model, 32)
+    assert laid_out(source(model), tmp_path) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+def test_networks_of_other_people_answer_the_same_in_both_forms(shared: Path, name: str) -> None:
+    assert agrees(spiking(shared / "models" / f"{name}.onnx"), 3)
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> Graph:
     """A random network of four channels: each node reads any earlier ones, the last is read out."""
@@ -278,11 +335,39 @@ def test_only_what_is_used_is_in_the_file() -> None:
 def test_ruff_finds_nothing_to_lay_out_or_to_complain_about(
     tmp_path: Path, encoding: Encoding | None
 ) -> None:
-    (tmp_path / "model.py").write_text(source(RateModel(small(), encoding)))
-    for task in (["format", "--diff"], ["check", "--select", "E,F,I,UP,B,SIM,C4", "--ignore", "E741"]):
-        command = [sys.executable, "-m", "ruff", *task, "--isolated", "--line-length", str(WIDTH), "model.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+    text = source(RateModel(small(), encoding))
+    assert laid_out(text, tmp_path) == ""
+    (tmp_path / "model.py").write_text(text)
+    command = [
+        "check",
+        "--isolated",
+        "--line-length",
+        str(WIDTH),
+        "--select",
+        "E,F,I,UP,B,SIM,C4",
+        "model.py",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def laid_out(text: str, folder: Path) -> str:
+    """What `ruff format` would change."""
+    (folder / "model.py").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--isolated",
+        "--line-length",
+        str(WIDTH),
+        "--diff",
+        "model.py",
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
 def test_a_name_from_the_file_never_becomes_code(tmp_path: Path) -> None:

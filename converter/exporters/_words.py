@@ -68,10 +68,16 @@ def value(key: str, given: Any) -> str:
     if isinstance(given, int | float):
         return _measure(key, given)
     if isinstance(given, Mapping):
-        return ", ".join(f"{label(str(k))} {value(str(k), v)}" for k, v in given.items()) or "none"
+        told = ((str(k), v) for k, v in given.items() if v is not None)
+        return ", ".join(f"{label(k)} {_grouped(value(k, v), v)}" for k, v in told) or "none"
     if isinstance(given, list | tuple):
         return ", ".join(value(key, v) for v in given) or "none"
     return str(given)
+
+
+def _grouped(said: str, given: Any) -> str:
+    """A list among other settings, in brackets."""
+    return f"({said})" if isinstance(given, list | tuple) and len(given) > 1 else said
 
 
 def _measure(key: str, given: float) -> str:
@@ -114,6 +120,12 @@ def settings(report: Report) -> list[tuple[str, str]]:
     """(label, value) of all settings that say something; the command line stands apart."""
     given = ((k, v) for k, v in report.settings.items() if k != "command" and v not in (None, "", (), [], {}))
     return [(label(key), value(key, each)) for key, each in given]
+
+
+def maker(report: Report) -> str:
+    """`ann2snn 0.1.0`, or without the number where it is not known."""
+    version = report.versions.get("ann2snn", "")
+    return f"ann2snn {version}" if version[:1].isdigit() else "ann2snn"
 
 
 def headline(report: Report) -> str:

@@ -70,7 +70,8 @@ def source(model: RateModel, report: Report | None = None) -> str:
         functions=functions,
         uses=lambda name: re.search(rf"\b{name}\b", everything) is not None,
         title=_plain(model.graph.name),
-        notes=[_plain(note) for note in _notes(report)] if report else [],
+        maker=_plain(words.maker(report)) if report else "ann2snn",
+        notes=[(key, _plain(note)) for key, note in _notes(report)] if report else [],
         neurons=sorted({n.op.kind for n in model.neurons}),
         encoding=type(model.encoding).__name__.lower(),
         constant=model.encoding.constant,
@@ -213,9 +214,8 @@ def _plain(text: object) -> str:
     return " ".join(flat.split()).replace("\\", "/").replace('"', "'")
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: Report) -> Iterator[tuple[str, str]]:
     """What the head of the file says of its origin, a line each."""
-    yield f"Version  ann2snn {words.value('version', report.versions.get('ann2snn'))}"
-    yield f"Source   {report.model.file}, SHA-256 {report.model.sha256}"
-    yield f"Expects  {words.value('preprocessing', report.data.preprocessing)}"
-    yield f"Result   {words.headline(report)}"
+    yield "Source", f"{report.model.file}, SHA-256 {report.model.sha256}"
+    yield "Expects", f"input with {words.value('preprocessing', report.data.preprocessing)}"
+    yield "Result", words.headline(report)
