@@ -44,7 +44,7 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-class Written(click.ParamType):
+class Written(click.ParamType[Any]):
     """A value as converter/config.py reads it; its parser there is the type's name."""
 
     def __init__(self, name: str) -> None:
@@ -60,7 +60,7 @@ class Written(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Thing(click.ParamType):
+class Thing(click.ParamType[Any]):
     """The name of something that has a file in `package`."""
 
     name = "name"
@@ -248,7 +248,7 @@ def inspect(**given: Any) -> int:
 @click.option("--force", is_flag=True, help="Replace DIR, if a conversion wrote it.")
 @SAYING
 @click.pass_context
-def convert(ctx: click.Context, **given: Any) -> None:
+def convert(ctx: click.Context, /, **given: Any) -> None:
     """Convert MODEL, measure the spiking network, and write it to DIR.
 
     DIR holds model.py and its weights, report.html, report.json, a model card, and run.toml, which repeats

@@ -1,9 +1,10 @@
-"""What there is, by name, with a sentence each. Only the operators need an import; docstrings are read as text."""
+"""What there is, by name, with a sentence each: docstrings read as text, only the operators need an import."""
 
 from __future__ import annotations
 
 import ast
 from importlib.util import find_spec
+from pathlib import Path
 from textwrap import wrap
 
 from converter.errors import UsageError
@@ -54,9 +55,9 @@ def page(kind: str) -> str:
 def sentence(module: str) -> str:
     """The first line of a module's docstring, the module not being imported."""
     spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    with open(spec.origin, encoding="utf-8") as file:
-        return (ast.get_docstring(ast.parse(file.read())) or "").partition("\n")[0]
+    origin = spec.origin if spec else None
+    assert origin is not None, f"{module} is listed and has no file"
+    return (ast.get_docstring(ast.parse(Path(origin).read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def families() -> dict[str, list[str]]:

@@ -131,14 +131,13 @@ def show_conversion(report: Report, target: Path, given: Options) -> None:
 def gate(report: Report, allowed: float | None) -> None:
     """Raise `GateError` if the last point of the curve falls `allowed` percentage points below the ANN."""
     last = report.curve[-1]
-    labelled = report.ann_accuracy is not None and last.accuracy is not None
-    before, after = (report.ann_accuracy, last.accuracy) if labelled else (1.0, last.agreement)
-    assert before is not None and after is not None
-    drop = 100 * (before - after)
+    if report.ann_accuracy is None or last.accuracy is None:
+        what, drop = "agreement", 100 * (1 - last.agreement)
+    else:
+        what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
     if allowed is not None and drop > allowed:
-        what = "accuracy" if labelled else "agreement"
         raise GateError(
-            f"the {what} after {last.timesteps} steps is {drop:.2f} points below the ANN's, {allowed:g} are allowed",
+            f"after {last.timesteps} steps the {what} is {drop:.2f} points below the ANN's; {allowed:g} are allowed",
             why="the artefact and its report were written",
             hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
         )
@@ -180,7 +179,8 @@ def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) 
     settings = stored.report["settings"]
     same = data.sha256 == stored.report["data"]["sha256"]
     parts = split(data, settings["calibration_samples"] if same else 0, samples, settings["seed"])
-    return parts.measurement, parts.measurement_words
+    said = parts.measurement_words
+    return parts.measurement, said if same else said.replace("the rest", data.name)
 
 
 def diagnose(given: Options) -> None:

@@ -1,7 +1,7 @@
 """Options as they are written, on the command line or in a run.toml, which repeats a run.
 
-In the file there is one `key = value` a line, the keys being the command line's option names. Reading is Python's tomllib;
-writing needs no more of TOML than strings, integers, floats, booleans and lists of them. A list is `1,2,4` on the command line.
+In the file there is one `key = value` a line, the keys being the command line's option names. Python's tomllib
+reads it; writing needs no more of TOML than text, numbers, booleans and lists of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _value(value: Value) -> str:
 def read(path: str | os.PathLike[str], known: Sequence[str], lists: Collection[str] = ()) -> dict[str, Value]:
     """The options in a run.toml; those in `lists` may be lists.
 
-    Raises `UsageError` for what is no TOML, for keys not in `known`, and for values that cannot be an option's.
+    Raises `UsageError` for what is no TOML, for keys not in `known`, and for values no option has.
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))

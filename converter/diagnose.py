@@ -28,7 +28,7 @@ from converter.rate import RateModel
 HEADROOM = 0.5
 """A layer whose largest activation stays below this share of its threshold has its threshold too high."""
 FALLS = 0.8
-"""Twice the steps should halve a layer's error; one that keeps more than this share of it has another cause."""
+"""Twice the steps should halve a layer's error; if more than this share of it stays, the cause is another."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Sums:
     peak: float = 0.0
 
     def add(self, neuron: Neuron, activation: Tensor, current: Tensor, half: Tensor, full: Tensor) -> None:
-        """One batch: the ANN's activation, and means over time: of the current, of the spikes halfway, at the end."""
+        """One batch: the ANN's activation; means over time of the current, of the spikes halfway, at the end."""
         threshold, wanted, reached = neuron.calibrated(), neuron(current), neuron.rate(current)
         size = activation.abs() / threshold
         positive = activation > 0
@@ -216,32 +216,36 @@ def judge(layer: Drift, earlier: str | None, timesteps: int) -> tuple[str, str]:
         if earlier is not None:
             return f"inherited from '{earlier}'", f"mend '{earlier}' first"
         return (
-            f"inherited: the layers before it, each within the tolerance, add up to {layer.inherited:.0%}",
+            f"inherited: the layers before it, each within the tolerance, add up to {_percent(layer.inherited)}",
             f"-T {2 * timesteps}, or a finer calibration of all layers",
         )
     if layer.clipping == largest:
         return (
-            f"threshold too low: {layer.clipped:.2%} of its activations lie above it, "
+            f"threshold too low: {_percent(layer.clipped)} of its activations lie above it, "
             f"the largest at {layer.peak:.3g} times",
             "--calibrator maximum, or a higher --percentile",
         )
     if layer.peak < HEADROOM:
         return (
-            f"threshold too high: its largest activation is {layer.peak:.0%} of it, "
-            f"{layer.silent:.0%} of the neurons that should fire are silent",
+            f"threshold too high: its largest activation is {_percent(layer.peak)} of it, "
+            f"{_percent(layer.silent)} of the neurons that should fire are silent",
             "calibrate on data like these, --per-channel, or a lower --percentile",
         )
     if layer.error <= FALLS * layer.error_half:
         return (
-            f"not enough steps: the error falls from {layer.error_half:.0%} at T = {timesteps // 2} "
-            f"to {layer.error:.0%} at T = {timesteps}",
+            f"not enough steps: the error falls from {_percent(layer.error_half)} at T = {timesteps // 2} "
+            f"to {_percent(layer.error)} at T = {timesteps}",
             f"-T {2 * timesteps}",
         )
     return (
-        f"more steps do not help: {layer.error_half:.0%} at T = {timesteps // 2}, "
-        f"{layer.error:.0%} at T = {timesteps}",
+        f"more steps do not help: {_percent(layer.error_half)} at T = {timesteps // 2}, "
+        f"{_percent(layer.error)} at T = {timesteps}",
         "--reset soft if it is hard; else the order in which its spikes arrive: --initial 0.5, more steps",
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _total(value: Tensor) -> float:

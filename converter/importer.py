@@ -301,6 +301,8 @@ class Reader:
         if node.op_type in ("Shape", "Size") and data:
             return (_shape_of(node, data[0]),)
         if node.op_type in DROPPED and data:
+            if len(given) > 2 and not (isinstance(given[2], Tensor) and not given[2].any()):
+                raise Refusal("drops values at random (training mode)", "export the model in eval mode")
             return (given[0],)
         if node.op_type == "Cast" and data:
             if _attributes(node).get("to") not in FLOATS:

@@ -14,11 +14,11 @@ from converter.errors import ModelError, UsageError
 from converter.graph import Graph
 
 TOLERANCE = 1e-4
-"""Largest difference that the order of float32 operations may make, relative to the output's largest magnitude."""
+"""What the order of float32 operations may make, relative to the output's largest magnitude."""
 
 
 def check(path: str | os.PathLike[str], graph: Graph, x: Tensor, outputs: Sequence[str] = ()) -> float:
-    """The largest difference between `graph`, imported from `path`, and onnxruntime on samples `x` [batch, …].
+    """The largest difference between `graph`, read from `path`, and onnxruntime on samples `x` [batch, …].
 
     Relative to the largest magnitude of each output; `outputs` as for the import. Raises `ModelError` when it
     exceeds `TOLERANCE`.

@@ -118,7 +118,7 @@ def inspection(found: Inspection, *, every: bool) -> list[Any]:
     """What is in a network: facts, the kinds of nodes (or with `every`, each one), and what is in the way."""
     facts = Table.grid(padding=(0, 2))
     rows = {
-        "file": f"{words.size(found.bytes)}, {found.producer or 'unknown exporter'}, ONNX opset {found.opset}",
+        "file": f"{words.size(found.bytes)}, {found.producer or 'exporter unknown'}, opset {found.opset}",
         "nodes": f"{found.nodes} in the file"
         + (f", {found.graph_nodes} after simplification" if found.graph_nodes is not None else ""),
         "parameters": words.number(found.parameters),
@@ -178,8 +178,8 @@ def diagnosis(found: Diagnosis) -> list[Any]:
     return [
         made,
         said,
-        f"the first layer that drifts by more than {words.percent(found.tolerance)} is [bold]{escape(first.name)}[/bold]: "
-        f"{words.percent(first.error)}",
+        f"[bold]{escape(first.name)}[/bold] is the first layer that drifts by more than "
+        f"{words.percent(found.tolerance)}: by {words.percent(first.error)}",
         f"       {escape(first.cause)}",
         f"hint:  {escape(first.advice)}",
     ]

@@ -62,7 +62,9 @@ def test_a_layer_s_channels_keep_the_layout_of_its_images() -> None:
 
 
 def test_the_ceiling_of_an_activation_is_not_exceeded() -> None:
-    model = parse("y = Clip(x, lo, hi)", {"lo": torch.tensor(0.0), "hi": torch.tensor(6.0)}, inputs="float[N,2] x")
+    model = parse(
+        "y = Clip(x, lo, hi)", {"lo": torch.tensor(0.0), "hi": torch.tensor(6.0)}, inputs="float[N,2] x"
+    )
     graph = Spike()(apply(load(model))[0])
     assert thresholds(Maximum()(graph, lambda: [torch.tensor([[100.0, 2.0]])])) == [[6.0, 2.0]]
     histogram = Percentile(100.0)(graph, lambda: [torch.tensor([[100.0, 2.0]])])
@@ -95,7 +97,9 @@ def test_a_percentile_out_of_range_is_refused(percentile: float) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.floats(0.5, 0.9999), st.booleans())
-def test_a_streamed_quantile_is_the_quantile_of_all_to_one_bin(seed: int, parts: int, share: float, per_channel: bool) -> None:
+def test_a_streamed_quantile_is_the_quantile_of_all_to_one_bin(
+    seed: int, parts: int, share: float, per_channel: bool
+) -> None:
     """Batches whose scale grows by ten each time: every limit has to double again and again."""
     random = torch.Generator().manual_seed(seed)
     growth = 10.0 ** torch.arange(parts).reshape(-1, 1, 1, 1)
@@ -127,7 +131,13 @@ EVERY = dict(calibrators)
 @pytest.mark.parametrize("name", calibrators.names())
 def test_every_calibrator_sets_every_threshold_above_zero_and_repeats_itself(name: str) -> None:
     body = "a = Gemm(x, w) r = Relu(a) b = Gemm(r, w1) c = Clip(b, lo, hi) d = LeakyRelu(c) y = Gemm(d, w2)"
-    weights = {"w": weight(6, 8), "w1": weight(8, 8, seed=1), "w2": weight(8, 3, seed=2), "lo": torch.tensor(0.0), "hi": torch.tensor(0.5)}
+    weights = {
+        "w": weight(6, 8),
+        "w1": weight(8, 8, seed=1),
+        "w2": weight(8, 3, seed=2),
+        "lo": torch.tensor(0.0),
+        "hi": torch.tensor(0.5),
+    }
     graph = spiking(body, weights, "float[N,6] x")
     batches = [weight(20, 6, seed=s, scale=1.0) for s in range(3)]
     calibrate: Calibrator = EVERY[name]()

@@ -367,7 +367,8 @@ def laid_out(text: str, folder: Path) -> str:
         "--diff",
         "model.py",
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
 
 
 def test_a_name_from_the_file_never_becomes_code(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def image(name: str = "x", *shape: int) -> Node:
 def residual() -> Graph:
     """x -> conv -> (+ x) -> relu -> reshape -> fc."""
     x = image()
-    conv = Node.of(Conv(torch.ones(1, 1, 3, 3), padding=(1, 1), stride=(1, 1), dilation=(1, 1)), x, name="conv")
+    conv = Node.of(
+        Conv(torch.ones(1, 1, 3, 3), padding=(1, 1), stride=(1, 1), dilation=(1, 1)), x, name="conv"
+    )
     add = Node.of(Add(), conv, x, name="add")
     relu = Node.of(Relu(), add, name="relu")
     flat = Node.of(Reshape((-1, 16)), relu, name="flat")
@@ -88,7 +90,9 @@ def test_rewriting_replaces_to_a_fixpoint_and_leaves_the_original_alone() -> Non
 
     def merge(node: Node) -> Node | None:
         match node:
-            case Node(op=Affine(a), inputs=(Node(op=Affine(b), inputs=source),)) if a is not None and b is not None:
+            case Node(op=Affine(a), inputs=(Node(op=Affine(b), inputs=source),)) if (
+                a is not None and b is not None
+            ):
                 return replace(node, op=Affine(a * b), inputs=source)
         return None
 
@@ -104,7 +108,9 @@ def test_a_rule_cannot_break_a_branch_it_did_not_look_at() -> None:
     shared = Node.of(Affine(torch.tensor(3.0)), x, name="shared")
     left, right = (Node.of(Relu(), shared, name=n) for n in ("left", "right"))
     graph = Graph((x,), (left, right))
-    turned = graph.rewrite(lambda n: replace(n, inputs=(x,)) if n.name == "left" and n.inputs != (x,) else None)
+    turned = graph.rewrite(
+        lambda n: replace(n, inputs=(x,)) if n.name == "left" and n.inputs != (x,) else None
+    )
     a, b = turned.run(torch.ones(1, 2))
     assert (a.tolist(), b.tolist()) == ([[1.0, 1.0]], [[3.0, 3.0]])
 
@@ -125,7 +131,9 @@ def test_verify_catches_a_cycle() -> None:
 
 def test_verify_catches_a_contradicting_shape_and_a_foreign_input() -> None:
     graph = residual()
-    lying = graph.rewrite(lambda n: replace(n, shape=(BATCH, 7)) if n.name == "fc" and n.shape[1] == 2 else None)
+    lying = graph.rewrite(
+        lambda n: replace(n, shape=(BATCH, 7)) if n.name == "fc" and n.shape[1] == 2 else None
+    )
     with pytest.raises(ModelError, match="'fc' .* is said to be Nx7, but computes Nx2"):
         lying.verify()
     with pytest.raises(ModelError, match="input 'x' is read but is not among"):
@@ -137,7 +145,9 @@ def test_verify_catches_weights_that_are_not_finite(bad: float) -> None:
     x = image("x", 2)
     weight = torch.tensor([[1.0, bad], [bad, 0.0]])
     graph = Graph((x,), (Node.of(Linear(weight), x, name="fc"),))
-    with pytest.raises(ModelError, match=r"Linear 'fc' \(input Nx2\) has 2 non-finite values .* in its weight"):
+    with pytest.raises(
+        ModelError, match=r"Linear 'fc' \(input Nx2\) has 2 non-finite values .* in its weight"
+    ):
         graph.verify()
 
 

@@ -56,7 +56,9 @@ class Net(nn.Module):
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
 @pytest.mark.parametrize("free_batch", [True, False], ids=["dynamic", "batch-1"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_both_torch_exporters_give_a_graph_that_runs_in_batches(tmp_path: Path, dynamo: bool, free_batch: bool) -> None:
+def test_both_torch_exporters_give_a_graph_that_runs_in_batches(
+    tmp_path: Path, dynamo: bool, free_batch: bool
+) -> None:
     net, path = Net().eval(), tmp_path / "net.onnx"
     options: dict[str, object] = {}
     if free_batch and dynamo:
@@ -64,7 +66,9 @@ def test_both_torch_exporters_give_a_graph_that_runs_in_batches(tmp_path: Path, 
     elif free_batch:
         options = {"dynamic_axes": {"x": {0: "n"}}}
     x = torch.randn(2 if free_batch else 1, 3, 8, 8)
-    torch.onnx.export(net, (x,), path, dynamo=dynamo, input_names=["x"], do_constant_folding=False, verbose=False, **options)
+    torch.onnx.export(
+        net, (x,), path, dynamo=dynamo, input_names=["x"], do_constant_folding=False, verbose=False, **options
+    )
     graph = load(path).verify()
     assert graph.batch is None
     images = torch.randn(4, 3, 8, 8)
@@ -85,10 +89,19 @@ def test_shape_arithmetic_folds_to_what_it_means() -> None:
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [([1, 192], (BATCH, 192)), ([1, -1], (BATCH, 192)), ([1, 3, 64], (BATCH, 3, 64)), ([3, 64], (3 * BATCH, 64))],
+    [
+        ([1, 192], (BATCH, 192)),
+        ([1, -1], (BATCH, 192)),
+        ([1, 3, 64], (BATCH, 3, 64)),
+        ([3, 64], (3 * BATCH, 64)),
+    ],
 )
 def test_a_batch_of_one_inside_a_reshape_does_not_bind(target: list[int], expected: tuple[int, ...]) -> None:
-    model = parse("a = Reshape(x, s) y = Reshape(a, t)", {"s": torch.tensor(target), "t": torch.tensor([1, 192])}, inputs="float[1,3,8,8] x")
+    model = parse(
+        "a = Reshape(x, s) y = Reshape(a, t)",
+        {"s": torch.tensor(target), "t": torch.tensor([1, 192])},
+        inputs="float[1,3,8,8] x",
+    )
     graph = load(model)
     assert graph["a"].shape == expected
     x = weight(3, 3, 8, 8)
@@ -102,7 +115,12 @@ def test_channel_shuffle_exported_without_the_batch_runs_in_batches() -> None:
         a = Reshape(x, s) b = Transpose<perm=[1,0,2]>(a) c = Reshape(b, t)
         l = Gather<axis=0>(c, zero) r = Gather<axis=0>(c, one) y = Concat<axis=1>(r, l)
     """
-    weights = {"s": torch.tensor([4, 2, 16]), "t": torch.tensor([2, -1, 4, 4, 4]), "zero": torch.tensor(0), "one": torch.tensor(1)}
+    weights = {
+        "s": torch.tensor([4, 2, 16]),
+        "t": torch.tensor([2, -1, 4, 4, 4]),
+        "zero": torch.tensor(0),
+        "one": torch.tensor(1),
+    }
     model = parse(body, weights, inputs="float[1,8,4,4] x", outputs="float[A,B,C,D] y")
     graph = load(model)
     assert graph.batch is None
@@ -110,7 +128,9 @@ def test_channel_shuffle_exported_without_the_batch_runs_in_batches() -> None:
     assert torch.equal(graph.run(x)[0], torch.cat([judge(model, x[i : i + 1])[0] for i in range(3)]))
 
 
-@pytest.mark.parametrize("body", ["y = Softmax<axis=0>(x)", "y = ReduceMax<keepdims=1>(x)", "y = Slice(x, a, b, a)"])
+@pytest.mark.parametrize(
+    "body", ["y = Softmax<axis=0>(x)", "y = ReduceMax<keepdims=1>(x)", "y = Slice(x, a, b, a)"]
+)
 def test_a_network_that_works_along_the_batch_keeps_its_batch(body: str) -> None:
     weights = {"a": torch.tensor([0]), "b": torch.tensor([1])} if "Slice" in body else {}
     model = parse(body, weights, inputs="float[1,3,8,8] x", outputs="float[A,B,C,D] y")
@@ -124,7 +144,11 @@ def test_a_network_that_works_along_the_batch_keeps_its_batch(body: str) -> None
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64], ids=["fp16", "bf16", "fp64"])
 def test_weights_of_any_width_are_computed_in_fp32(kind: type) -> None:
     stored = weight(4, 3, 3, 3).numpy().astype(kind)
-    graph = load(parse("c = Cast<to=1>(w) k = Conv(x, c) y = Cast<to=10>(k)", {"w": stored}, outputs="float16[N,C,H,W] y"))
+    graph = load(
+        parse(
+            "c = Cast<to=1>(w) k = Conv(x, c) y = Cast<to=10>(k)", {"w": stored}, outputs="float16[N,C,H,W] y"
+        )
+    )
     x = weight(2, 3, 8, 8, seed=1)
     want = nn.functional.conv2d(x, torch.from_numpy(stored.astype(np.float32)))
     assert graph.run(x)[0].dtype == torch.float32
@@ -134,7 +158,12 @@ def test_weights_of_any_width_are_computed_in_fp32(kind: type) -> None:
 
 def test_functions_are_inlined() -> None:
     function = helper.make_function(
-        "own", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 20)]
+        "own",
+        "Twice",
+        ["a"],
+        ["b"],
+        [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 20)],
     )
     node = helper.make_node("Twice", ["x"], ["y"], domain="own")
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in "xy"]
@@ -186,7 +215,9 @@ def test_external_data_are_read(tmp_path: Path) -> None:
     ],
     ids=["missing", "cut-short", "outside"],
 )
-def test_external_data_that_are_not_there(tmp_path: Path, location: str, size: int | None, problem: str) -> None:
+def test_external_data_that_are_not_there(
+    tmp_path: Path, location: str, size: int | None, problem: str
+) -> None:
     with pytest.raises(ModelError) as caught:
         load(external(tmp_path, location, size))
     assert caught.value.problem == problem
@@ -206,7 +237,7 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_every_node_that_cannot_be_read_is_named_once() -> None:
-    body = "a = Relu(x) b = Bernoulli(a) c = Det(a) d = Add(b, c) y = TfIdfVectorizer<max_gram_length=1, max_skip_count=0, min_gram_length=1, mode=\"TF\", ngram_counts=[0], ngram_indexes=[0]>(d)"
+    body = 'a = Relu(x) b = Bernoulli(a) c = Det(a) d = Add(b, c) y = TfIdfVectorizer<max_gram_length=1, max_skip_count=0, min_gram_length=1, mode="TF", ngram_counts=[0], ngram_indexes=[0]>(d)'
     with pytest.raises(Unsupported) as caught:
         load(parse(body, inputs="float[N,4,4] x"))
     assert "net has 2 nodes that cannot be imported" in str(caught.value)
@@ -228,7 +259,9 @@ def test_a_custom_domain_is_refused() -> None:
 
 
 def test_a_cycle_a_dangling_value_and_a_value_made_twice() -> None:
-    with pytest.raises(ModelError, match="cycle through Add 'a' and Relu 'b'|cycle through Relu 'b' and Add 'a'"):
+    with pytest.raises(
+        ModelError, match="cycle through Add 'a' and Relu 'b'|cycle through Relu 'b' and Add 'a'"
+    ):
         load(parse("a = Add(x, b) b = Relu(a) y = Relu(b)", inputs="float[N,4] x"))
     with pytest.raises(ModelError, match="Add 'y' reads 'ghost', which nothing computes"):
         load(parse("y = Add(x, ghost)", inputs="float[N,4] x"))
@@ -248,7 +281,9 @@ def test_sizes_left_open_are_asked_for_and_given() -> None:
 
 
 def test_a_network_can_be_cut_at_a_value_or_a_node() -> None:
-    model = parse("a = Relu(x) b = Neg(a) y = ArgMax<axis=1>(b)", inputs="float[N,4] x", outputs="int64[N,M] y")
+    model = parse(
+        "a = Relu(x) b = Neg(a) y = ArgMax<axis=1>(b)", inputs="float[N,4] x", outputs="int64[N,M] y"
+    )
     with pytest.raises(Unsupported, match="ArgMax 'y'"):
         load(model)
     assert load(model, outputs=["b"]).run(torch.ones(1, 4))[0].tolist() == [[-1.0] * 4]
@@ -284,7 +319,9 @@ def test_reading_changes_nothing_in_the_model_it_was_given() -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 1), st.booleans())
-def test_nodes_in_any_order_and_unnamed_are_the_same_network(depth: int, width: int, shift: int, reverse: bool) -> None:
+def test_nodes_in_any_order_and_unnamed_are_the_same_network(
+    depth: int, width: int, shift: int, reverse: bool
+) -> None:
     nodes, last = [], "x"
     for i in range(depth):
         nodes.append(helper.make_node("Add", [last, "x"], [f"v{i}"]))

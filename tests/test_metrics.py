@@ -30,12 +30,18 @@ def test_a_run_counted_by_hand() -> None:
 
     Each spike of the first reaches two weights of the read-out, of the second one (the other is zero).
     """
-    graph = network("h = Relu(x) y = Gemm(h, w)", {"w": torch.tensor([[1.0, 2.0], [0.0, 4.0]])}, "float[N,2] x")
+    graph = network(
+        "h = Relu(x) y = Gemm(h, w)", {"w": torch.tensor([[1.0, 2.0], [0.0, 4.0]])}, "float[N,2] x"
+    )
     x, labels = torch.tensor([[0.5, 1.0]]), torch.tensor([1])
     found = measure(RateModel(graph), graph, [(x, labels)], (1, 2, 4))
     assert found.samples == 1
     assert found.ann_accuracy == 1.0
-    assert [(p.timesteps, p.accuracy, p.agreement) for p in found.curve] == [(1, 1.0, 1.0), (2, 1.0, 1.0), (4, 1.0, 1.0)]
+    assert [(p.timesteps, p.accuracy, p.agreement) for p in found.curve] == [
+        (1, 1.0, 1.0),
+        (2, 1.0, 1.0),
+        (4, 1.0, 1.0),
+    ]
     # Read-out: [1, 6], [0.5, 5], [0.5, 5] against the ANN's [0.5, 5]: off by [0.5, 1], then exact.
     assert found.curve[0].output_error == pytest.approx((0.25 + 1) ** 0.5 / (0.25 + 25) ** 0.5)
     assert [p.output_error for p in found.curve[1:]] == [0.0, 0.0]
@@ -63,7 +69,11 @@ def test_clipped_and_silent_shares_by_hand() -> None:
 
 
 def test_the_same_numbers_however_the_samples_are_batched() -> None:
-    graph = network("a = Gemm(x, w) h = Relu(a) y = Gemm(h, w1)", {"w": weight(6, 8), "w1": weight(8, 3, seed=1)}, "float[N,6] x")
+    graph = network(
+        "a = Gemm(x, w) h = Relu(a) y = Gemm(h, w1)",
+        {"w": weight(6, 8), "w1": weight(8, 3, seed=1)},
+        "float[N,6] x",
+    )
     x, labels = weight(12, 6, seed=2, scale=1.0), torch.arange(12) % 3
     whole = measure(RateModel(graph), graph, [(x, labels)], (1, 8))
     parts = measure(RateModel(graph), graph, zip(x.split(5), labels.split(5), strict=True), (1, 8))
@@ -97,7 +107,14 @@ def test_what_is_analog_costs_multiplications_once_and_what_is_encoded_does_not(
 
 def test_fan_out_counts_borders_strides_groups_and_zero_weights() -> None:
     weights = {"w": torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]], [[[1.0, 1.0], [1.0, 1.0]]]])}
-    graph = load(parse("y = Conv<group=2, strides=[2,2]>(x, w)", weights, inputs="float[N,2,4,4] x", outputs="float[N,C,H,W] y"))
+    graph = load(
+        parse(
+            "y = Conv<group=2, strides=[2,2]>(x, w)",
+            weights,
+            inputs="float[N,2,4,4] x",
+            outputs="float[N,C,H,W] y",
+        )
+    )
     fan_out = fan_out_of(graph["y"])
     assert fan_out[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
     assert fan_out[0, 1].tolist() == [[1, 1, 1, 1]] * 4

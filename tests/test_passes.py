@@ -43,7 +43,12 @@ CONV = "Conv<pads=[1,1,1,1]>(%s, w)"
 @pytest.mark.parametrize(
     ("body", "weights", "expected"),
     [
-        pytest.param(f"c = {CONV % 'x'} y = {BN % 'c'}", {"w": weight(4, 3, 3, 3)} | batchnorm(4), {"Conv": 1}, id="after-conv"),
+        pytest.param(
+            f"c = {CONV % 'x'} y = {BN % 'c'}",
+            {"w": weight(4, 3, 3, 3)} | batchnorm(4),
+            {"Conv": 1},
+            id="after-conv",
+        ),
         pytest.param(
             "c = Conv<group=3>(x, w) y = BatchNormalization<epsilon=0.1>(c, s, b, m, v)",
             {"w": weight(6, 1, 3, 3)} | batchnorm(6),
@@ -51,7 +56,10 @@ CONV = "Conv<pads=[1,1,1,1]>(%s, w)"
             id="after-depthwise-with-its-own-epsilon",
         ),
         pytest.param(
-            f"c = ConvTranspose<group=1>(x, w) y = {BN % 'c'}", {"w": weight(3, 4, 2, 2)} | batchnorm(4), {"ConvTranspose": 1}, id="after-transposed"
+            f"c = ConvTranspose<group=1>(x, w) y = {BN % 'c'}",
+            {"w": weight(3, 4, 2, 2)} | batchnorm(4),
+            {"ConvTranspose": 1},
+            id="after-transposed",
         ),
         pytest.param(
             f"p = Relu(x) b3 = {BN % 'p'} y = Conv(b3, w)",
@@ -77,26 +85,51 @@ CONV = "Conv<pads=[1,1,1,1]>(%s, w)"
             {"Concat": 1, "Affine": 1, "Relu": 1, "Conv": 1},
             id="after-concat-before-relu-stays-a-scale",
         ),
-        pytest.param(f"b3 = {BN % 'x'} y = Conv(b3, w)", {"w": weight(4, 3, 3, 3)} | batchnorm(3), {"Conv": 1}, id="on-the-input"),
+        pytest.param(
+            f"b3 = {BN % 'x'} y = Conv(b3, w)",
+            {"w": weight(4, 3, 3, 3)} | batchnorm(3),
+            {"Conv": 1},
+            id="on-the-input",
+        ),
     ],
 )
-def test_batch_normalisation_goes_into_its_neighbour(body: str, weights: dict[str, Tensor], expected: dict[str, int]) -> None:
+def test_batch_normalisation_goes_into_its_neighbour(
+    body: str, weights: dict[str, Tensor], expected: dict[str, int]
+) -> None:
     assert kinds(folded(parse(body, weights, outputs="float[N,C,H,W] y"))) == expected
 
 
 def test_after_a_gemm_batch_normalisation_goes_into_its_rows() -> None:
-    model = parse(f"g = Gemm<transB=1, alpha=0.5>(x, w, c) y = {BN % 'g'}", {"w": weight(4, 5), "c": weight(4)} | batchnorm(4), inputs="float[N,5] x")
+    model = parse(
+        f"g = Gemm<transB=1, alpha=0.5>(x, w, c) y = {BN % 'g'}",
+        {"w": weight(4, 5), "c": weight(4)} | batchnorm(4),
+        inputs="float[N,5] x",
+    )
     assert kinds(folded(model)) == {"Linear": 1}
 
 
 def test_constants_added_and_multiplied_go_into_the_weights() -> None:
-    weights = {"w": weight(4, 3, 3, 3), "k": torch.tensor(127.0), "d": torch.tensor(128.0), "a": weight(4, 1, 1), "f": weight(1, 4, 1, 1)}
-    model = parse("s = Sub(x, k) n = Div(s, d) c = Conv(n, w) p = Add(c, a) y = Mul(p, f)", weights, outputs="float[N,C,H,W] y")
+    weights = {
+        "w": weight(4, 3, 3, 3),
+        "k": torch.tensor(127.0),
+        "d": torch.tensor(128.0),
+        "a": weight(4, 1, 1),
+        "f": weight(1, 4, 1, 1),
+    }
+    model = parse(
+        "s = Sub(x, k) n = Div(s, d) c = Conv(n, w) p = Add(c, a) y = Mul(p, f)",
+        weights,
+        outputs="float[N,C,H,W] y",
+    )
     assert kinds(folded(model)) == {"Conv": 1}
 
 
 def test_a_bias_as_cntk_writes_it_goes_into_the_matrix() -> None:
-    model = parse("r = Reshape(x, s) m = MatMul(r, w) y = Add(m, b)", {"s": torch.tensor([1, 192]), "w": weight(192, 10), "b": weight(1, 10)}, inputs="float[1,3,8,8] x")
+    model = parse(
+        "r = Reshape(x, s) m = MatMul(r, w) y = Add(m, b)",
+        {"s": torch.tensor([1, 192]), "w": weight(192, 10), "b": weight(1, 10)},
+        inputs="float[1,3,8,8] x",
+    )
     graph, _ = apply(load(model))
     assert kinds(graph) == {"Reshape": 1, "Linear": 1}
     assert graph.batch is None
@@ -169,9 +202,17 @@ def test_what_cannot_spike_is_refused_all_at_once_and_kept_on_request() -> None:
     with pytest.raises(Unsupported) as caught:
         Spike()(graph)
     assert "net has 2 nodes that cannot be converted" in str(caught.value)
-    assert [where for where, _ in caught.value.refusals] == ["Sigmoid 'b' (input Nx4)", "Tanh 'c' (input Nx4)"]
+    assert [where for where, _ in caught.value.refusals] == [
+        "Sigmoid 'b' (input Nx4)",
+        "Tanh 'c' (input Nx4)",
+    ]
     assert "--keep-analog Sigmoid --keep-analog Tanh" in caught.value.hint
-    assert kinds(Spike(keep_analog=("Sigmoid", "Tanh"))(graph)) == {"IntegrateFire": 2, "Sigmoid": 1, "Tanh": 1, "Softmax": 1}
+    assert kinds(Spike(keep_analog=("Sigmoid", "Tanh"))(graph)) == {
+        "IntegrateFire": 2,
+        "Sigmoid": 1,
+        "Tanh": 1,
+        "Softmax": 1,
+    }
 
 
 def test_a_network_without_an_activation_is_not_passed_off_as_converted() -> None:

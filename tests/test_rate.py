@@ -106,7 +106,9 @@ def test_memory_does_not_grow_with_time(graph: Graph) -> None:
     model, x = RateModel(graph), images(2)
 
     def held(state: State) -> int:
-        return sum(t.numel() for tensors in state.nodes.values() for t in tensors) + sum(t.numel() for t in state.sums)
+        return sum(t.numel() for tensors in state.nodes.values() for t in tensors) + sum(
+            t.numel() for t in state.sums
+        )
 
     currents, state, sizes = model.currents(x), State(), []
     for _ in range(40):
@@ -199,7 +201,9 @@ def test_any_function_of_the_mean_is_exact_at_every_step(values: list[float]) ->
 
 
 def test_analog_ops_in_the_middle_converge_too() -> None:
-    body = "a = Gemm(x, w) r = Relu(a) s = Sigmoid(r) t = Mul(r, s) g = Gemm(t, w1) q = Relu(g) y = Gemm(q, w2)"
+    body = (
+        "a = Gemm(x, w) r = Relu(a) s = Sigmoid(r) t = Mul(r, s) g = Gemm(t, w1) q = Relu(g) y = Gemm(q, w2)"
+    )
     weights = {"w": weight(6, 8), "w1": weight(8, 8, seed=1), "w2": weight(8, 3, seed=2)}
     plain, _ = apply(load(parse(body, weights, inputs="float[N,6] x")))
     x = weight(5, 6, seed=7, scale=1.0)
