@@ -56,10 +56,14 @@ def with_thresholds(graph: Graph, thresholds: Mapping[Node, Tensor]) -> Graph:
     A channel that was silent on the calibration data has no scale of its own and takes its layer's; a layer
     that was silent takes 1. A threshold of zero would fire at every step.
     """
-    new = {node.name: _sound(node.op, value) for node, value in thresholds.items() if isinstance(node.op, Neuron)}
+    new = {
+        node.name: _sound(node.op, value) for node, value in thresholds.items() if isinstance(node.op, Neuron)
+    }
 
     def rule(node: Node) -> Node:
-        return replace(node, op=replace(node.op, threshold=new[node.name])) if node.name in new else node
+        if node.name in new and isinstance(node.op, Neuron):
+            return replace(node, op=replace(node.op, threshold=new[node.name]))
+        return node
 
     return graph.map(rule)
 

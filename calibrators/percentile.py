@@ -28,7 +28,9 @@ class Percentile:
             raise UsageError(f"percentile is {self.percentile}; it lies above 0 and up to 100")
 
     def __call__(self, graph: Graph, batches: Batches) -> Graph:
-        """The thresholds are this percentile of the activations over all batches, to one part in a thousand."""
+        """The thresholds are this percentile of the activations over all batches, to 0.1 %."""
         seen = watch(graph, batches, lambda: Histogram(self.per_channel))
         share = self.percentile / 100
-        return with_thresholds(graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()})
+        return with_thresholds(
+            graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()}
+        )

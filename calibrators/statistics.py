@@ -73,10 +73,12 @@ class Histogram:
         width = torch.where(self.limit > 0, self.limit, 1.0) / BINS
         bins = (rows / width[:, None].to(rows.dtype)).long().clamp_(0, BINS - 1)
         bins += torch.arange(rows.shape[0], device=rows.device)[:, None] * BINS
-        self.counts += torch.bincount(bins.reshape(-1), minlength=self.counts.numel()).reshape(self.counts.shape)
+        self.counts += torch.bincount(bins.reshape(-1), minlength=self.counts.numel()).reshape(
+            self.counts.shape
+        )
 
     def quantile(self, share: float) -> Tensor:
-        """The value that this share of all values (zeros included) does not exceed, for each channel [channels]."""
+        """What this share of all values (zeros included) does not exceed, for each channel: [channels]."""
         if not self.limit.numel():
             raise DataError("there are no calibration samples")
         total = self.counts.sum(1, keepdim=True).double()

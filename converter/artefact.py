@@ -1,9 +1,9 @@
-"""The directory a conversion leaves behind, `NAME.snn/`: written whole or not at all, read without executing it.
+"""The directory a conversion leaves behind, `NAME.snn/`: written whole or not at all, read as data.
 
-    model.py             the network as readable PyTorch, for deployment; imports only torch and safetensors
-    weights.safetensors  its parameters
-    graph.json           the same network as data, which `evaluate`, `diagnose` and `export` read
-    report.json  report.html  README.md  run.toml
+model.py             the network as readable PyTorch, for deployment; imports only torch and safetensors
+weights.safetensors  its parameters
+graph.json           the same network as data, which `evaluate`, `diagnose` and `export` read
+report.json  report.html  README.md  run.toml
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Artefact:
 
 
 def write(conversion: Conversion, target: str | os.PathLike[str], *, run: str, force: bool = False) -> None:
-    """Write the directory; `run` is the content of run.toml. Raises `ArtefactError`, leaving nothing behind."""
+    """Write the directory, `run` being run.toml. Raises `ArtefactError`, leaving nothing behind."""
     model, report = conversion.model, conversion.report
     with atomic_directory(target, force=force) as folder:
         (folder / "model.py").write_text(torch.source(model, report), encoding="utf-8")
-        (folder / WEIGHTS).write_bytes(save({k: t.contiguous().cpu() for k, t in model.state_dict().items()}))
+        (folder / WEIGHTS).write_bytes(save(torch.tensors(model)))
         (folder / GRAPH).write_text(store.to_json(model), encoding="utf-8")
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
         (folder / "report.html").write_text(html.page(report), encoding="utf-8")
@@ -73,5 +73,7 @@ def read(folder: str | os.PathLike[str]) -> Artefact:
         report = json.loads((path / REPORT).read_text(encoding="utf-8"))
         tensors = load_file(path / WEIGHTS)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ArtefactError(f"'{path}' is damaged", why=str(error).splitlines()[0], hint="convert anew") from error
+        raise ArtefactError(
+            f"'{path}' is damaged", why=str(error).splitlines()[0], hint="convert anew"
+        ) from error
     return Artefact(store.from_json((path / GRAPH).read_text(encoding="utf-8"), tensors), report)

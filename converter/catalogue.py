@@ -1,4 +1,4 @@
-"""What there is, by name, with a sentence each: docstrings read as text, only the operators need an import."""
+"""What there is, by name, with a sentence each: docstrings read as text; only operators need an import."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ def gate(report: Report, allowed: float | None) -> None:
         what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
     if allowed is not None and drop > allowed:
         raise GateError(
-            f"after {last.timesteps} steps the {what} is {drop:.2f} points below the ANN's; {allowed:g} are allowed",
-            why="the artefact and its report were written",
+            f"after {last.timesteps} steps the {what} is {drop:.2f} points below the ANN's",
+            why=f"--max-drop allows {allowed:g}; the artefact and its report were written",
             hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
         )
 

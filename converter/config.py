@@ -1,7 +1,7 @@
 """Options as they are written, on the command line or in a run.toml, which repeats a run.
 
-In the file there is one `key = value` a line, the keys being the command line's option names. Python's tomllib
-reads it; writing needs no more of TOML than text, numbers, booleans and lists of them.
+In the file there is one `key = value` a line, the keys being the names of the options. Python's tomllib reads
+it; writing needs no more of TOML than text, numbers, booleans and lists of them.
 """
 
 from __future__ import annotations

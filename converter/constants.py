@@ -17,9 +17,52 @@ from converter.errors import Refusal
 from converter.graph import BATCH
 
 INTEGER_ARITHMETIC = frozenset(
-    "Abs Add And Cast Ceil Concat Div Equal Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity "
-    "Less LessOrEqual Max Min Mod Mul Neg Not Or ReduceMax ReduceMin ReduceProd ReduceSum Reshape Shape Sign Size "
-    "Slice Split Squeeze Sub Sum Transpose Unsqueeze Where ScatterND ScatterElements Dropout CastLike".split()
+    [
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "Div",
+        "Equal",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Shape",
+        "Sign",
+        "Size",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Sum",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+        "ScatterND",
+        "ScatterElements",
+        "Dropout",
+        "CastLike",
+    ]
 )
 """Operators on known integers whose result is no larger than what they read, so `BATCH` may pass through."""
 
@@ -73,7 +116,11 @@ def _run(node: NodeProto, inputs: list[Tensor | None], opset: int) -> list[Tenso
     for attribute in single.attribute:
         if attribute.name == "to" and attribute.i in FLOAT_TYPES:
             attribute.i = TensorProto.FLOAT
-    values = {n: onnx.helper.make_tensor_value_info(n, _type(t), None) for n, t in zip(names, inputs, strict=True) if t is not None}
+    values = {
+        n: onnx.helper.make_tensor_value_info(n, _type(t), None)
+        for n, t in zip(names, inputs, strict=True)
+        if t is not None
+    }
     results = [onnx.helper.make_tensor_value_info(o, TensorProto.UNDEFINED, None) for o in outputs if o]
     graph = onnx.helper.make_graph([single], "fold", list(values.values()), results)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])

@@ -1,4 +1,4 @@
-"""Layer by layer, the mean of a spiking network's spikes against the ANN's activation: where it drifts, and why.
+"""Layer by layer, the mean of the spikes against the ANN's activation: where a network drifts, and why.
 
 With z̄ the mean current a neuron received, a its ANN activation, f the activation function and r(z̄) the value
 the neuron converges to (`Neuron.rate`), what separates the mean o of its spikes from a splits into three:
@@ -84,7 +84,7 @@ class Sums:
     peak: float = 0.0
 
     def add(self, neuron: Neuron, activation: Tensor, current: Tensor, half: Tensor, full: Tensor) -> None:
-        """One batch: the ANN's activation; means over time of the current, of the spikes halfway, at the end."""
+        """One batch: the ANN's activation; means over time of the current, the spikes halfway, the spikes."""
         threshold, wanted, reached = neuron.calibrated(), neuron(current), neuron.rate(current)
         size = activation.abs() / threshold
         positive = activation > 0
@@ -216,31 +216,31 @@ def judge(layer: Drift, earlier: str | None, timesteps: int) -> tuple[str, str]:
         if earlier is not None:
             return f"inherited from '{earlier}'", f"mend '{earlier}' first"
         return (
-            f"inherited: the layers before it, each within the tolerance, add up to {_percent(layer.inherited)}",
-            f"-T {2 * timesteps}, or a finer calibration of all layers",
+            f"inherited: the layers before it, each within the tolerance, make {_percent(layer.inherited)}",
+            f"run it for {2 * timesteps} steps or more",
         )
     if layer.clipping == largest:
         return (
             f"threshold too low: {_percent(layer.clipped)} of its activations lie above it, "
             f"the largest at {layer.peak:.3g} times",
-            "--calibrator maximum, or a higher --percentile",
+            "convert with --calibrator maximum, or a higher --percentile",
         )
     if layer.peak < HEADROOM:
         return (
             f"threshold too high: its largest activation is {_percent(layer.peak)} of it, "
             f"{_percent(layer.silent)} of the neurons that should fire are silent",
-            "calibrate on data like these, --per-channel, or a lower --percentile",
+            "convert with --per-channel or a lower --percentile, and calibrate on data like these",
         )
     if layer.error <= FALLS * layer.error_half:
         return (
             f"not enough steps: the error falls from {_percent(layer.error_half)} at T = {timesteps // 2} "
             f"to {_percent(layer.error)} at T = {timesteps}",
-            f"-T {2 * timesteps}",
+            f"run it for {2 * timesteps} steps or more",
         )
     return (
         f"more steps do not help: {_percent(layer.error_half)} at T = {timesteps // 2}, "
         f"{_percent(layer.error)} at T = {timesteps}",
-        "--reset soft if it is hard; else the order in which its spikes arrive: --initial 0.5, more steps",
+        "convert with --reset soft, which loses no charge",
     )
 
 

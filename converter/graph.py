@@ -64,7 +64,7 @@ class Op:
         }
 
     def module(self) -> str:
-        """The constructor of the torch.nn module that holds these tensors under these names, or "" if there is none."""
+        """The constructor of the torch.nn module that holds these tensors under these names, or ""."""
         return ""
 
     def code(self, name: str, *inputs: str) -> str:
@@ -206,7 +206,7 @@ class Graph:
         )
 
     def run(self, *values: Tensor, listen: Listener | None = None) -> tuple[Tensor, ...]:
-        """The outputs for these inputs, each [batch, …]; `listen(node, value)` sees every value as it appears.
+        """The outputs for these inputs, each [batch, …]; `listen(node, value)` sees every value in turn.
 
         A value is freed after its last reader. Raises `ModelError` when `values` do not fit the inputs.
         """
@@ -243,7 +243,7 @@ class Graph:
         return self.map(lambda node: replace(node, op=node.op.map_tensors(lambda t: t.to(device))))
 
     def verify(self) -> Graph:
-        """This graph, if it is sound; else `ModelError`: every shape as inferred anew, every weight finite."""
+        """This graph, if every shape is as inferred anew and every weight finite; else `ModelError`."""
         for node in self.order:
             for name, tensor in node.op.tensors().items():
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -27,10 +27,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 from torch import Tensor
 
-import converter.ops  # registers the operators
 from converter.constants import fold
 from converter.errors import ModelError, Refusal, Unsupported, UsageError
-from converter.graph import BATCH, Graph, Input, Node, Shape, batch_axes, show_shape
+from converter.graph import BATCH, Graph, Input, Node, batch_axes, show_shape
 from converter.view import NodeView, Value, lowerings, without_batch
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -74,7 +73,9 @@ def load_with_source(
 ) -> tuple[Graph, Source]:
     """As `load`, with what the file says of itself."""
     proto, folder, name = read(model)
-    source = Source(name, f"{proto.producer_name} {proto.producer_version}".strip(), _opset(proto), len(proto.graph.node))
+    source = Source(
+        name, f"{proto.producer_name} {proto.producer_version}".strip(), _opset(proto), len(proto.graph.node)
+    )
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     order = _ordered(proto)
@@ -105,7 +106,7 @@ def read(model: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Path, 
 
 def _opset(proto: ModelProto) -> int:
     versions = [o.version for o in proto.opset_import if o.domain in STANDARD]
-    opset, newest = (versions or [1])[0], onnx.defs.onnx_opset_version()
+    opset, newest = int((versions or [1])[0]), int(onnx.defs.onnx_opset_version())
     if not OLDEST_OPSET <= opset <= newest:
         raise ModelError(
             f"the model uses ONNX opset {opset}; opsets {OLDEST_OPSET} to {newest} can be read",
@@ -122,7 +123,9 @@ def _ordered(proto: ModelProto) -> list[NodeProto]:
     for node in proto.graph.node:
         for output in node.output:
             if output and (output in makers or output in known):
-                raise ModelError(f"the value '{output}' is computed twice", why="an ONNX value has one source")
+                raise ModelError(
+                    f"the value '{output}' is computed twice", why="an ONNX value has one source"
+                )
             makers[output] = node
     done: dict[int, NodeProto] = {}
     opened: set[int] = set()
@@ -218,16 +221,21 @@ class Reader:
         if value.name in self.shapes:
             dims = [*dims[:1], *self.shapes[value.name]] if dims else [1, *self.shapes[value.name]]
         if not kind.HasField("shape") and not dims:
-            raise ModelError(f"input '{value.name}' has no shape", hint=f"--input-shape {value.name}=3,224,224")
+            raise ModelError(
+                f"input '{value.name}' has no shape", hint=f"--input-shape {value.name}=3,224,224"
+            )
         if opened := [d for d in dims[1:] if not isinstance(d, int)]:
             raise ModelError(
                 f"input '{value.name}' leaves its size open: {opened} in {dims}",
-                hint=f"--input-shape {value.name}=" + ",".join("?" if d in opened else str(d) for d in dims[1:]),
+                hint=f"--input-shape {value.name}="
+                + ",".join("?" if d in opened else str(d) for d in dims[1:]),
             )
         if kind.elem_type not in FLOATS and not self._only_cast(value.name):
             named = TensorProto.DataType.Name(kind.elem_type).lower()
             raise ModelError(f"input '{value.name}' is {named}; a network to convert reads real numbers")
-        shape = [batch if i == 0 and not (isinstance(d, int) and d > 1) else int(d) for i, d in enumerate(dims)]
+        shape = [
+            batch if i == 0 and not (isinstance(d, int) and d > 1) else int(d) for i, d in enumerate(dims)
+        ]
         return Node(Input(), (), value.name, tuple(shape))
 
     def _only_cast(self, name: str) -> bool:
@@ -306,7 +314,9 @@ class Reader:
             return (given[0],)
         if node.op_type == "Cast" and data:
             if _attributes(node).get("to") not in FLOATS:
-                raise Refusal("rounds a value of the network to integers; only casts between float types are dropped")
+                raise Refusal(
+                    "rounds a value of the network to integers; only casts between float types are dropped"
+                )
             return (given[0],)
         if not data:
             return fold(node, [cast("Tensor | None", v) for v in given], opset)
@@ -335,7 +345,8 @@ class Reader:
 
     def _described(self, node: NodeProto, opset: int, values: dict[str, Value]) -> str:
         shapes = (v.shape for v in (values.get(n) for n in node.input) if v is not None)
-        return f"{_where(node)} (opset {opset}, input {', '.join(show_shape(tuple(s)) for s in shapes) or 'none'})"
+        told = ", ".join(show_shape(tuple(s)) for s in shapes) or "none"
+        return f"{_where(node)} (opset {opset}, input {told})"
 
 
 def _check_batch(node: Node) -> None:
@@ -344,7 +355,9 @@ def _check_batch(node: Node) -> None:
     if len(axes) != 1:
         raise NeedsFixedBatch
     along = getattr(node.op, "axis", None)
-    if along is not None and along % len(node.shape) in batch_axes(node.inputs[0].shape if node.inputs else ()):
+    if along is not None and along % len(node.shape) in batch_axes(
+        node.inputs[0].shape if node.inputs else ()
+    ):
         raise NeedsFixedBatch
     for source in node.inputs:
         if batch_axes(source.shape):

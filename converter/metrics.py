@@ -27,8 +27,9 @@ Progress = Callable[[int], None]
 PICOJOULE_MAC = 4.6
 PICOJOULE_AC = 0.9
 ENERGY_ASSUMPTION = (
-    "45 nm CMOS, 32-bit floating point: 4.6 pJ for a multiply-accumulate, 0.9 pJ for an accumulate (Horowitz, "
-    "ISSCC 2014); arithmetic only, memory traffic not included; the analog first layer is computed once an image"
+    "45 nm CMOS, 32-bit floating point: 4.6 pJ for a multiply-accumulate, 0.9 pJ for an accumulate "
+    "(Horowitz, ISSCC 2014); arithmetic only, memory traffic not included; "
+    "the analog first layer is computed once an image"
 )
 
 
@@ -197,7 +198,11 @@ def activations_of(graph: Graph, inputs: Tensor) -> dict[Node, Tensor]:
 
 
 def add_answers(
-    sums: Answers, readout: Sequence[Tensor], target: Sequence[Tensor], labels: Tensor | None, spikes: Tensor | float
+    sums: Answers,
+    readout: Sequence[Tensor],
+    target: Sequence[Tensor],
+    labels: Tensor | None,
+    spikes: Tensor | float,
 ) -> None:
     """One batch at one time step; `spikes` is the batch's count so far."""
     choice = readout[0].argmax(1)
@@ -221,10 +226,13 @@ def count_right(choice: Tensor, labels: Tensor) -> float:
 
 def relative_error(readout: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
     """|SNN − ANN| / |ANN| for each sample, Euclidean over all outputs: [batch]."""
-    difference = sum((a - b).reshape(len(a), -1).double().square().sum(1) for a, b in zip(readout, target, strict=True))
-    size = sum(b.reshape(len(b), -1).double().square().sum(1) for b in target)
-    assert isinstance(difference, Tensor) and isinstance(size, Tensor)
-    return (difference / size.clamp_min(1e-24)).sqrt()
+    difference = _length([a - b for a, b in zip(readout, target, strict=True)])
+    return difference / _length(target).clamp_min(1e-12)
+
+
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean length of each sample over all tensors: [batch], double precision."""
+    return torch.linalg.vector_norm(torch.cat([t.reshape(len(t), -1).double() for t in tensors], 1), dim=1)
 
 
 def fan_out_of(node: Node) -> Tensor:
@@ -246,7 +254,9 @@ def macs_of(graph: Graph) -> float:
     return sum(float(fan_out_of(n).sum(dtype=torch.float64)) for n in weighted)
 
 
-def summary(model: RateModel, layers: dict[Node, LayerSums], operations: float, timesteps: int) -> dict[str, Any]:
+def summary(
+    model: RateModel, layers: dict[Node, LayerSums], operations: float, timesteps: int
+) -> dict[str, Any]:
     """The NeuroBench metrics of a run, for one sample."""
     tensors = [t for node in model.graph for t in node.op.tensors().values()]
     weights = [n.op.weight for n in model.graph if isinstance(n.op, Conv | ConvTranspose | Linear)]
@@ -258,12 +268,17 @@ def summary(model: RateModel, layers: dict[Node, LayerSums], operations: float, 
     neurons = sum(size_of(n.shape) for n in layers)
     return {
         "footprint": sum(t.numel() * t.element_size() for t in tensors),
-        "connection_sparsity": 1 - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
+        "connection_sparsity": 1
+        - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
         "activation_sparsity": 1 - spikes / max(values, 1) / timesteps,
         "neurons": neurons,
         "timesteps": timesteps,
         "spikes_per_neuron": spikes / max(values, 1),
-        "synaptic_operations": {"Dense": macs * timesteps, "Effective_ACs": operations, "Effective_MACs": macs_static},
+        "synaptic_operations": {
+            "Dense": macs * timesteps,
+            "Effective_ACs": operations,
+            "Effective_MACs": macs_static,
+        },
         "membrane_updates": neurons * timesteps,
         "ann_macs": macs,
         "energy": {

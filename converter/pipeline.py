@@ -1,4 +1,4 @@
-"""The straight line: ONNX file -> graph -> passes -> neurons -> calibrators -> RateModel -> measured -> report."""
+"""The straight line: ONNX file -> graph -> passes -> neurons -> calibrators -> RateModel -> report."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = ((x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size))
+    pairs = (
+        (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
+    )
     measured = measure(model, ann, pairs, settings.timesteps, told)
     clock.lap("measurement")
 
@@ -218,13 +220,17 @@ def analog_words(model: RateModel, kept: Sequence[str]) -> tuple[str, ...]:
     """Every op that runs in floating point, and why it may."""
     head = [f"{n.op.kind} '{n.name}': after the last neuron, on the mean output" for n in model.plan.head]
     kept_nodes = [n for n in model.plan.step if n in model.plan.cumulative and n.op.kind in kept]
-    return tuple([f"{n.op.kind} '{n.name}': kept analog as asked, on running means" for n in kept_nodes] + head)
+    return tuple(
+        [f"{n.op.kind} '{n.name}': kept analog as asked, on running means" for n in kept_nodes] + head
+    )
 
 
 def pooling_words(model: RateModel) -> tuple[str, ...]:
     """How each homogeneous op that is not linear (max-pools) is treated."""
     pools = [n for n in model.plan.step if n in model.plan.cumulative and n.op.homogeneous]
-    return tuple(f"{n.op.kind} '{n.name}': the change of the maximum of the summed spikes, lossless" for n in pools)
+    return tuple(
+        f"{n.op.kind} '{n.name}': the change of the maximum of the summed spikes, lossless" for n in pools
+    )
 
 
 def versions() -> dict[str, str]:

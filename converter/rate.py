@@ -9,7 +9,8 @@ A value is the mean of its spikes over the steps so far. Every node plays one of
                 the mean of y is f of the mean at every t; for a max-pool (homogeneous) Y_t = f(S_t), and no
                 spike is lost or invented (algorithm: telescoping; LIPooling of Li & Zeng, IJCAI 2022,
                 is the case of windows that do not overlap)
-    head        not linear and after the last neuron: applied to the mean over time, once for each read-out
+    head        neither linear nor homogeneous and after the last neuron (Softmax), and all that follows it:
+                applied to the mean over time, once for each read-out
 
 State is explicit and memory does not grow with the number of steps.
 """
@@ -64,9 +65,12 @@ class Plan:
                 not given and not isinstance(node.op, Neuron) and all(i in static for i in node.inputs)
             ):
                 static[node] = None
-            elif isinstance(node.op, Neuron) or node in before or given:
-                step[node] = None
-            elif node.op.linear and not any(i in head for i in node.inputs):
+            elif (
+                isinstance(node.op, Neuron)
+                or node in before
+                or given
+                or ((node.op.linear or node.op.homogeneous) and not any(i in head for i in node.inputs))
+            ):
                 step[node] = None
             else:
                 head[node] = None
@@ -120,12 +124,14 @@ class RateModel(nn.Module):
             op = replace(node.op, **dict(holder.named_buffers())) if holder is not None else node.op
             bound[node] = replace(node, op=op, inputs=tuple(bound[i] for i in node.inputs))
         self.graph = replace(
-            graph, inputs=tuple(bound[i] for i in graph.inputs), outputs=tuple(bound[o] for o in graph.outputs)
+            graph,
+            inputs=tuple(bound[i] for i in graph.inputs),
+            outputs=tuple(bound[o] for o in graph.outputs),
         )
         self.plan = Plan.of(self.graph, constant_input=self.encoding.constant)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # torch's own hook for .to()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._bind(self.graph)
         return self
 
@@ -148,15 +154,19 @@ class RateModel(nn.Module):
     def step(
         self, x: Tensor | tuple[Tensor, ...], state: State | None = None, listen: Listener | None = None
     ) -> tuple[Readout, State]:
-        """One time step with input `x` (of this step): the read-out so far, one tensor an output, and the new state."""
+        """One time step with this step's input: the read-out so far, one tensor an output, and the state."""
         return self.advance(self.currents(x), state or State(), listen)
 
-    def advance(self, currents: Values, state: State, listen: Listener | None = None) -> tuple[Readout, State]:
+    def advance(
+        self, currents: Values, state: State, listen: Listener | None = None
+    ) -> tuple[Readout, State]:
         """One time step from `currents(x)`. `listen(node, value)` sees every value of the step."""
         values, nodes, time = dict(currents), dict(state.nodes), state.time + 1
         for node in self.plan.step:
             if isinstance(node.op, Neuron):
-                nodes[node], values[node] = node.op.step(nodes.get(node) or node.op.init(), values[node.inputs[0]])
+                nodes[node], values[node] = node.op.step(
+                    nodes.get(node) or node.op.init(), values[node.inputs[0]]
+                )
             elif node in self.plan.cumulative:
                 given = tuple(values[i] for i in node.inputs)
                 if node.op.homogeneous:
@@ -180,9 +190,7 @@ class RateModel(nn.Module):
             have[node] = node.op(*(have[i] for i in node.inputs))
         return tuple(have[o] for o in self.graph.outputs)
 
-    def iterate(
-        self, x: Tensor | tuple[Tensor, ...], listen: Listener | None = None
-    ) -> Iterator[Readout]:
+    def iterate(self, x: Tensor | tuple[Tensor, ...], listen: Listener | None = None) -> Iterator[Readout]:
         """The read-out after each step, without end. Draws of the encoding start from `seed` each time."""
         images = x if isinstance(x, tuple) else (x,)
         generator = torch.Generator(images[0].device).manual_seed(self.seed)
@@ -219,8 +227,10 @@ class Parameters(nn.Module):
 
 
 def identifiers(graph: Graph) -> dict[str, str]:
-    """Node name -> a Python identifier in ASCII, unique, free for use as a module attribute, here and emitted."""
-    taken = set(dir(nn.Module())) | set(dir(RateModel)) | {"encoding", "seed", "names", "graph", "plan", "init"}
+    """Node name -> a unique ASCII identifier, free for use as a module attribute, here and emitted."""
+    taken = (
+        set(dir(nn.Module())) | set(dir(RateModel)) | {"encoding", "seed", "names", "graph", "plan", "init"}
+    )
     found: dict[str, str] = {}
     for node in graph:
         plain = re.sub(r"\W+", "_", node.name, flags=re.ASCII).strip("_") or "node"

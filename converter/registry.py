@@ -38,9 +38,7 @@ class Registry(Generic[T]):
         if name not in self._things and name in self.names():
             importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         if name not in self._things:
-            raise UsageError(
-                f"there is no {self.kind} {name!r}", hint=did_you_mean(name, self.names())
-            )
+            raise UsageError(f"there is no {self.kind} {name!r}", hint=did_you_mean(name, self.names()))
         return self._things[name]
 
     def names(self) -> tuple[str, ...]:
@@ -79,6 +77,7 @@ class Lowerings(dict[tuple[str, int], Callable[..., object]]):
 
 
 def did_you_mean(name: str, names: tuple[str, ...]) -> str:
+    """A hint for `name`, which is none of `names`: the nearest of them, and all."""
     close = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names)
     return f"did you mean {close[0]!r}? (of: {listed})" if close else f"known: {listed}"

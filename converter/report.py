@@ -128,6 +128,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
+    """`value` as JSON can say it: floats rounded to 9 significant digits, tuples as lists."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

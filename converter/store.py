@@ -56,7 +56,8 @@ def from_json(text: str, tensors: Mapping[str, Tensor]) -> RateModel:
         document = json.loads(text)
         if document["format"] != FORMAT:
             raise ArtefactError(
-                f"graph.json has format {document['format']}; this version reads {FORMAT}", hint="convert anew"
+                f"graph.json has format {document['format']}; this version reads {FORMAT}",
+                hint="convert anew",
             )
         known = kinds()
         nodes: dict[str, Node] = {}
@@ -64,7 +65,9 @@ def from_json(text: str, tensors: Mapping[str, Tensor]) -> RateModel:
             settings = {k: _tuples(v) for k, v in entry["settings"].items()}
             settings |= {field: tensors[key] for field, key in entry["tensors"].items()}
             inputs = tuple(nodes[i] for i in entry["inputs"])
-            nodes[entry["name"]] = Node(known[entry["op"]](**settings), inputs, entry["name"], _shape(entry["shape"]))
+            nodes[entry["name"]] = Node(
+                known[entry["op"]](**settings), inputs, entry["name"], _shape(entry["shape"])
+            )
         ends = [tuple(nodes[n] for n in document[end]) for end in ("inputs", "outputs")]
         graph = Graph(ends[0], ends[1], document["name"]).verify()
         encoding = dict(document["encoding"])

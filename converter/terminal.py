@@ -120,7 +120,7 @@ def inspection(found: Inspection, *, every: bool) -> list[Any]:
     rows = {
         "file": f"{words.size(found.bytes)}, {found.producer or 'exporter unknown'}, opset {found.opset}",
         "nodes": f"{found.nodes} in the file"
-        + (f", {found.graph_nodes} after simplification" if found.graph_nodes is not None else ""),
+        + (f", {found.graph_nodes} in the spiking graph" if found.graph_nodes is not None else ""),
         "parameters": words.number(found.parameters),
         "inputs": ", ".join(f"{name} {shape}" for name, shape in found.inputs.items()),
         "outputs": ", ".join(f"{name} {shape}" for name, shape in found.outputs.items()),

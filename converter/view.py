@@ -79,7 +79,9 @@ class NodeView:
         if value is None:
             raise Refusal(f"lacks its {what} (input {index})")
         if isinstance(value, Node):
-            raise Refusal(f"its {what} is computed from the network's input (by '{value.name}'); it must be constant")
+            raise Refusal(
+                f"its {what} is computed from the network's input (by '{value.name}'); it must be constant"
+            )
         return value
 
     def optional(self, index: int, what: str) -> Tensor | None:

@@ -42,7 +42,7 @@ def test_the_maximum_by_hand() -> None:
 
 
 def test_the_percentile_by_hand() -> None:
-    """0, 1, …, 999 in a layer: 99 % of them do not exceed 989. Negative ones count as the zeros they become."""
+    """0, 1, …, 999 in a layer: 99 % of them do not exceed 989. Negative ones count as zeros."""
     graph = spiking("y = Relu(x)", {}, "float[N,1] x")
     values = torch.arange(1000.0).reshape(-1, 1)
     (layer,) = thresholds(Percentile(99.0)(graph, lambda: values.split(64)))

@@ -356,17 +356,8 @@ def test_ruff_finds_nothing_to_lay_out_or_to_complain_about(
 def laid_out(text: str, folder: Path) -> str:
     """What `ruff format` would change."""
     (folder / "model.py").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "format",
-        "--isolated",
-        "--line-length",
-        str(WIDTH),
-        "--diff",
-        "model.py",
-    ]
+    options = ["--isolated", "--line-length", str(WIDTH)]
+    command = [sys.executable, "-m", "ruff", "format", *options, "--diff", "model.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr if done.returncode else ""
 

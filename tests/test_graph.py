@@ -134,7 +134,7 @@ def test_verify_catches_a_contradicting_shape_and_a_foreign_input() -> None:
     lying = graph.rewrite(
         lambda n: replace(n, shape=(BATCH, 7)) if n.name == "fc" and n.shape[1] == 2 else None
     )
-    with pytest.raises(ModelError, match="'fc' .* is said to be Nx7, but computes Nx2"):
+    with pytest.raises(ModelError, match=r"'fc' .* is said to be Nx7, but computes Nx2"):
         lying.verify()
     with pytest.raises(ModelError, match="input 'x' is read but is not among"):
         Graph((image("other"),), graph.outputs)

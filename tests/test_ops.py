@@ -1,4 +1,4 @@
-"""Operators: numbers worked by hand, the laws of the traits, the emitted form, and onnxruntime as the judge."""
+"""Operators: numbers by hand, the laws of the traits, the emitted form, and onnxruntime as the judge."""
 
 from __future__ import annotations
 
@@ -275,10 +275,10 @@ def test_a_batch_is_reshaped_sample_by_sample(data: st.DataObject, sizes: list[i
 
 
 def lower(
-    kind: str, *inputs: tuple[int, ...] | Tensor, opset: int = 20, outputs: int = 1, **attributes: Any
+    kind: str, *inputs: tuple[int, ...] | Tensor | None, opset: int = 20, outputs: int = 1, **attributes: Any
 ) -> Any:
     """The lowering of one ONNX node; a tuple is the shape of a value of the network, a tensor a constant."""
-    given = [i if isinstance(i, Tensor) else Node(Input(), (), f"x{k}", i) for k, i in enumerate(inputs)]
+    given = [Node(Input(), (), f"x{k}", i) if isinstance(i, tuple) else i for k, i in enumerate(inputs)]
     view = NodeView(kind, "node", opset, attributes, given, [f"y{i}" for i in range(outputs)])
     return lowerings.find(kind, opset)(view)
 

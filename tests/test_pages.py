@@ -160,7 +160,10 @@ def test_of_many_points_those_at_powers_of_two_and_the_last_are_shown() -> None:
         (words.value("snn_microjoule", 0.5), "0.5 µJ"),
         (words.value("keep_analog", ["Softmax", "Tanh"]), "Softmax, Tanh"),
         (words.value("flag", True), "yes"),
-        (words.value("data", {"mean": [0.5, 0.25], "std": [2], "crop": None}), "mean (0.5, 0.25), std 2"),
+        (
+            words.value("data", {"Mean_1": [0.5, 0.25], "std": [2], "crop": None, "scale": []}),
+            "Mean_1 (0.5, 0.25), std 2",
+        ),
     ],
 )
 def test_numbers_and_settings_in_words(said: str, expected: str) -> None:

@@ -157,7 +157,10 @@ def test_chains_of_clips_become_one_that_starts_at_zero(body: str, expected: dic
 
 
 def test_layouts_that_change_nothing_go() -> None:
-    body = "a = Transpose<perm=[0,2,3,1]>(x) b = Transpose<perm=[0,3,1,2]>(a) c = Reshape(b, s) d = Reshape(c, t) e = Identity(d) y = Mul(e, one)"
+    body = """
+        a = Transpose<perm=[0,2,3,1]>(x) b = Transpose<perm=[0,3,1,2]>(a)
+        c = Reshape(b, s) d = Reshape(c, t) e = Identity(d) y = Mul(e, one)
+    """
     weights = {"s": torch.tensor([0, -1]), "t": torch.tensor([-1, 3, 64]), "one": torch.tensor(1.0)}
     assert kinds(folded(parse(body, weights, outputs="float[N,A,B] y"))) == {"Reshape": 1}
 
@@ -178,7 +181,7 @@ def test_the_driver_names_the_pass_that_broke_the_graph() -> None:
 
         return graph.map(lambda n: replace(n, shape=(*n.shape[:1], 9)) if n.name == "y" else n)
 
-    with pytest.raises(ModelError, match="after the pass lose: .* is said to be Nx9"):
+    with pytest.raises(ModelError, match=r"after the pass lose: .* is said to be Nx9"):
         apply(graph, (lose,))
 
 

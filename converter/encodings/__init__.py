@@ -24,7 +24,7 @@ class Encoding:
 
     @property
     def kernel(self) -> Callable[..., Tensor] | None:
-        """The pure function (x, generator, *fields) behind `encode`, for emitted models; None for the identity."""
+        """The pure function (x, generator, *fields) behind `encode`, for emitted models; or None."""
         return None
 
 

@@ -68,8 +68,8 @@ def value(key: str, given: Any) -> str:
     if isinstance(given, int | float):
         return _measure(key, given)
     if isinstance(given, Mapping):
-        told = ((str(k), v) for k, v in given.items() if v is not None)
-        return ", ".join(f"{label(k)} {_grouped(value(k, v), v)}" for k, v in told) or "none"
+        told = ((str(k), v) for k, v in given.items() if v is not None and v != [] and v != ())
+        return ", ".join(f"{k} {_grouped(value(k, v), v)}" for k, v in told) or "none"
     if isinstance(given, list | tuple):
         return ", ".join(value(key, v) for v in given) or "none"
     return str(given)

@@ -17,8 +17,15 @@ from converter.passes.merge_activation import merge_activation
 
 Pass = Callable[[Graph], Graph]
 
-PIPELINE: tuple[Pass, ...] = (drop_identity, fold_batchnorm, fold_affine, merge_activation, fold_affine, drop_identity)
-"""The algebra before spikes. fold_affine runs again because a clip that starts above 0 becomes a shifted one."""
+PIPELINE: tuple[Pass, ...] = (
+    drop_identity,
+    fold_batchnorm,
+    fold_affine,
+    merge_activation,
+    fold_affine,
+    drop_identity,
+)
+"""The algebra before spikes. fold_affine runs again: a clip not from 0 becomes a shifted one."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ def apply(graph: Graph, passes: tuple[Pass, ...] = PIPELINE) -> tuple[Graph, tup
         try:
             graph = change(graph).verify()
         except ModelError as error:
-            raise ModelError(f"after the pass {name}: {error.problem}", why=error.why, hint=error.hint) from error
+            raise ModelError(
+                f"after the pass {name}: {error.problem}", why=error.why, hint=error.hint
+            ) from error
         done.append(Applied(name, before, len(graph)))
     return graph, tuple(done)

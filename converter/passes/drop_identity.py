@@ -7,9 +7,7 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops import Affine
-from converter.ops import Add
-from converter.ops import Concat, Reshape, Transpose
+from converter.ops import Add, Affine, Concat, Reshape, Transpose
 
 
 def drop_identity(graph: Graph) -> Graph:

@@ -54,7 +54,11 @@ def _into_output(affine: Affine, node: Node, before: Node) -> Node | None:
     axis = rank - 1 if isinstance(op, Linear) else 1
     channels = before.shape[axis]
     scale, shift = vector(affine.scale, rank, axis, channels), vector(affine.shift, rank, axis, channels)
-    if node.shape != before.shape or (scale is None) != (affine.scale is None) or (shift is None) != (affine.shift is None):
+    if (
+        node.shape != before.shape
+        or (scale is None) != (affine.scale is None)
+        or (shift is None) != (affine.shift is None)
+    ):
         return None
     weight, bias = op.weight, op.bias
     if scale is not None:
@@ -99,7 +103,7 @@ def _into_input(affine: Affine, node: Node, before: Node) -> Node | None:
 
 
 def _scale_input(op: Conv | Linear, scale: Tensor) -> Tensor:
-    """`op.weight` with every input channel scaled; [out, in / groups, k…], groups are blocks of the output."""
+    """`op.weight` with every input channel scaled; [out, in / groups, k…], a group is a block of out."""
     if isinstance(op, Linear):
         return op.weight * scale
     out, per_group = op.weight.shape[:2]
@@ -116,7 +120,7 @@ def _constant_along(added: Tensor, axis: int) -> Tensor | None:
 
 
 def vector(values: Tensor | None, rank: int, axis: int, channels: int) -> Tensor | None:
-    """`values`, which broadcast against a tensor of this rank, as [channels] along `axis`; None if they vary elsewhere."""
+    """What broadcasts against a tensor of this rank, as [channels] along `axis`; else None."""
     if values is None or values.dim() > rank:
         return None
     shape = (1,) * (rank - values.dim()) + tuple(values.shape)

@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops import Affine
-from converter.ops import BatchNorm
+from converter.ops import Affine, BatchNorm
 from converter.view import channelwise
 
 

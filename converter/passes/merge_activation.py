@@ -1,8 +1,8 @@
 """Chains of Relu and Clip become one activation of the form clamp(x, 0, c), which a neuron can be.
 
-    clip(clip(x, a, b), c, d)  =  clip(x, clip(a, c, d), clip(b, c, d))
-    clip(x, a, b)              =  clip(x − a, 0, b − a) + a          a window that does not start at 0 is shifted
-    min(x, b)                  =  b − relu(b − x)
+clip(clip(x, a, b), c, d)  =  clip(x, clip(a, c, d), clip(b, c, d))
+clip(x, a, b)              =  clip(x − a, 0, b − a) + a          a window that does not start at 0 is shifted
+min(x, b)                  =  b − relu(b − x)
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 
 from converter.graph import Graph, Node
-from converter.ops import Clip, Relu
-from converter.ops import Affine
+from converter.ops import Affine, Clip, Relu
 
 
 def merge_activation(graph: Graph) -> Graph:

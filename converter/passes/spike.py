@@ -32,13 +32,16 @@ class Spike:
     keep_analog: Collection[str] = ()
 
     def __call__(self, graph: Graph) -> Graph:
-        """The spiking graph, thresholds still to be set. Raises `Unsupported` naming every node in the way."""
+        """The spiking graph, thresholds still unset. Raises `Unsupported` naming every node in the way."""
         spiking = graph.rewrite(self._rule)
         refused = [node for node in in_the_way(spiking) if node.op.kind not in self.keep_analog]
         if refused:
             raise Unsupported(
                 f"{graph.name} has {len(refused)} node{'s' * (len(refused) > 1)} that cannot be converted",
-                [(node.where, "only activations of the form clamp(x, 0, c) have a spiking counterpart") for node in refused],
+                [
+                    (node.where, "only activations of the form clamp(x, 0, c) have a spiking counterpart")
+                    for node in refused
+                ],
                 hint="ann2snn inspect lists every node; "
                 + " ".join(dict.fromkeys(f"--keep-analog {n.op.kind}" for n in refused))
                 + " leaves them in floating point",
