@@ -21,6 +21,7 @@ class Commands(click.Group):
         from converter.errors import ConversionError
 
         options["standalone_mode"] = False
+        options.setdefault("prog_name", "ann2snn")
         try:
             code = super().main(*args, **options)
         except ConversionError as error:

@@ -146,6 +146,8 @@ def measure(
         count = len(inputs)
         target = ann.run(inputs)
         choice = target[0].argmax(1)
+        if labels is not None:
+            check_labels(labels, target[0].shape[1])
         activations = activations_of(model.graph, inputs)
         watch = Watch(model.graph, frozenset(n.inputs[0] for n in synapses))
         for time, readout in zip(range(1, last + 1), model.iterate(inputs, watch), strict=False):
@@ -224,6 +226,16 @@ def count_right(choice: Tensor, labels: Tensor) -> float:
     return float((choice.reshape(-1) == labels.reshape(-1)).sum())
 
 
+def check_labels(labels: Tensor, classes: int) -> None:
+    """`DataError` when a label is not one of the network's classes 0 … classes − 1."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"the data have the label {int(wrong[0])}, the network has the classes 0 to {classes - 1}",
+            hint="labels count from 0 in the order of the network's outputs",
+        )
+
+
 def relative_error(readout: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
     """|SNN − ANN| / |ANN| for each sample, Euclidean over all outputs: [batch]."""
     difference = _length([a - b for a, b in zip(readout, target, strict=True)])
@@ -232,7 +244,7 @@ def relative_error(readout: Sequence[Tensor], target: Sequence[Tensor]) -> Tenso
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
     """The Euclidean length of each sample over all tensors: [batch], double precision."""
-    return torch.linalg.vector_norm(torch.cat([t.reshape(len(t), -1).double() for t in tensors], 1), dim=1)
+    return torch.cat([t.reshape(len(t), -1).double() for t in tensors], 1).square().sum(1).sqrt()
 
 
 def fan_out_of(node: Node) -> Tensor:

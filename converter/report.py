@@ -57,7 +57,6 @@ class Step:
     name: str
     options: dict[str, Any]
     did: str
-    seconds: float = field(compare=False, default=0.0)
 
 
 @dataclass(frozen=True)

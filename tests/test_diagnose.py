@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import parse, weight
 
 from calibrators.maximum import Maximum
 from converter.diagnose import Diagnosis, Drift, diagnose
@@ -17,6 +16,7 @@ from converter.neurons.integrate_fire import IntegrateFire
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.rate import RateModel
+from tests.models import parse, weight
 
 X = torch.rand(16, 8, generator=torch.Generator().manual_seed(1))
 
@@ -67,7 +67,7 @@ def test_a_sound_network_with_enough_steps_drifts_nowhere() -> None:
 
 
 def test_numbers_by_hand() -> None:
-    """One neuron, activation 0.5, threshold 0.4: it fires at every step, so the mean is 0.4 and 20 % are missing."""
+    """Activation 0.5, threshold 0.4: it fires at every step, so the mean is 0.4 and 20 % are missing."""
     ann = apply(load(parse("a = Gemm(x, w) y = Relu(a)", {"w": torch.ones(1, 1)}, inputs="float[N,1] x")))[0]
     spiking = Spike()(ann).map(
         lambda n: (
@@ -116,7 +116,7 @@ def test_later_layers_inherit_what_an_earlier_one_did() -> None:
 
 
 def test_small_errors_that_add_up_are_said_to_be_inherited() -> None:
-    """With the tolerance between the errors of the second and the third layer, nobody before the third drifted."""
+    """With the tolerance between the errors of the second and third layer, none before the third drifted."""
     second, third = (layer.error for layer in diagnosed(timesteps=32, first=0.8).layers[1:])
     assert second < third
     found = diagnosed(timesteps=32, tolerance=(second + third) / 2, first=0.8)

@@ -222,6 +222,12 @@ def test_every_tensor_is_a_field_that_can_be_mapped(sample: Sample) -> None:
         ((3, N, 8), (3, 1, 2, 4), (3, N, 2, 4)),
         ((1, N, 8), (1, 1, 8), (1, N, 8)),
         ((2, 3, 4), (0, -1), (2, 12)),
+        ((17, N, 16), (17, 16), (17 * N, 16)),
+        ((17, N, 16), (17 * N, 16), (17 * N, 16)),
+        ((17 * N, 16), (17, 1, 16), (17, N, 16)),
+        ((17, N, 16), (17, 2, 8), (17, 2 * N, 8)),
+        ((17, 2 * N, 8), (17, 16), (17 * N, 16)),
+        ((2, N), (2,), (2 * N,)),
     ],
 )
 def test_the_batch_finds_its_place(
@@ -233,8 +239,8 @@ def test_the_batch_finds_its_place(
 @pytest.mark.parametrize(
     ("source", "literal", "reason"),
     [
-        ((2, N), (2,), "no place"),
-        ((2, N, 3), (3, 2), "no place"),
+        ((N,), (), "no place"),
+        ((N, 4), (4, N), "mix the samples"),
         ((N, 5), (1, 6), "cannot take the shape"),
         ((N, 5), (-1, -1), "cannot take the shape"),
         ((N,), (1, 0), "copies a dimension"),
@@ -251,24 +257,23 @@ def test_a_shape_with_no_place_for_the_batch_is_refused(
 @given(
     data=st.data(),
     sizes=st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=4),
-    batch=st.integers(1, 4),
+    batch=st.integers(2, 4),
 )
 @settings(max_examples=200, deadline=None)
 def test_a_batch_is_reshaped_sample_by_sample(data: st.DataObject, sizes: list[int], batch: int) -> None:
-    """Whatever place is found: each sample alone, at batch 1, gives the literal shape and the same values."""
-    at = data.draw(st.integers(0, len(sizes)))
-    source = (*sizes[:at], N, *sizes[at:])
+    """Wherever the batch is and goes: each sample by itself, at batch 1, gets the literal shape."""
+    at = data.draw(st.integers(0, len(sizes) - 1))
     literal = tuple(data.draw(st.permutations([*sizes, 1])))
-    try:
-        target = resolve_target(source, literal)
-    except Refusal:
-        return
-    axis = next(i for i, d in enumerate(target) if d % N == 0)
-    whole = random(*sizes[:at], batch, *sizes[at:])
-    shape = tuple(-1 if i == axis else d for i, d in enumerate(target))
-    result = whole.reshape(shape)
-    parts = [whole.narrow(at, i, 1).reshape(literal) for i in range(batch)]
-    assert torch.equal(result, torch.cat(parts, axis))
+    source = tuple(N * d if i == at else d for i, d in enumerate(sizes))
+    node = lower("Reshape", source, torch.tensor(literal))
+    to = next(i for i, d in enumerate(node.shape) if d % N == 0)
+    samples = [random(*sizes, seed=i) for i in range(batch)]
+    whole = torch.cat(samples, at)
+    start = next(n for n in _all_nodes((node,)) if isinstance(n.op, Input))
+    value = {start: whole}
+    for step in Graph((start,), (node,)):
+        value.setdefault(step, step.op(*(value[i] for i in step.inputs)) if step.inputs else whole)
+    assert torch.equal(value[node], torch.cat([s.reshape(literal) for s in samples], to))
 
 
 # ---------------------------------------------------------------- lowering, worked by hand
@@ -454,6 +459,13 @@ def test_nothing_may_mix_the_samples_of_a_batch(
         ("BatchNormalization", [(N, 2, 3), *[torch.ones(2)] * 4], {"training_mode": 1}, "training mode"),
         ("BatchNormalization", [(N, 3, 3), *[torch.ones(2)] * 4], {}, "one number a channel"),
         ("MaxPool", [(N, 1, 4)], {"kernel_shape": [7]}, "does not fit"),
+        (
+            "MaxPool",
+            [(N, 1, 7)],
+            {"kernel_shape": [1], "strides": [4], "auto_pad": "SAME_UPPER"},
+            "runtimes differ",
+        ),
+        ("MatMul", [(3, N), (N, 3)], {}, "batch"),
         ("MaxPool", [(N, 1, 4)], {}, "no attribute kernel_shape"),
         ("Resize", [(N, 1, 4)], {}, "neither scales nor sizes"),
         ("Resize", [(N, 4), (0,), torch.tensor([2.0, 1.0])], {}, "batch"),
@@ -527,7 +539,7 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
     auto = draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
     attributes: dict[str, Any] = {
         "kernel_shape": kernel,
-        "strides": draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank)),
+        "strides": [draw(st.integers(1, k if auto.startswith("SAME") else 3)) for k in kernel],
         "auto_pad": auto,
     }
     if auto == "NOTSET":

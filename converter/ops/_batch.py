@@ -34,15 +34,34 @@ def without_batch_axes(x: Node, axes: tuple[int, ...], doing: str) -> None:
 
 
 def reshaped(view: NodeView, x: Node, target: Shape, part: str = "") -> Node:
-    """x in the shape `target`, its batch (if any) explicit as a multiple of `BATCH`; x itself if it is so."""
+    """x in the shape `target`, its batch (if any) explicit as a multiple of `BATCH`; x itself if it is so.
+
+    Each sample is reshaped by itself. Where the batch must move to a place that the order in memory does not
+    give it, it is brought to the front and from there to its place.
+    """
     if target == x.shape:
         return x
-    places = batch_axes(target)
-    if len(places) > 1:
-        raise Refusal(f"the shape {show_shape(target)} holds the batch twice")
     if prod(target) != prod(x.shape):
         raise Refusal(f"{show_shape(x.shape)} does not hold as many values as {show_shape(target)}")
-    return view.build(Reshape(tuple(-1 if i in places else d for i, d in enumerate(target))), x, part=part)
+    old, new = _batch_axis(x.shape), _batch_axis(target)
+    if old is None or new is None:
+        return view.build(Reshape(target), x, part=part)
+    before, ahead = prod(x.shape[:old]), prod(target[:new])
+    values = prod(x.shape) // BATCH
+    if before != ahead and before > 1:
+        x = view.build(Reshape((before, -1, values // before)), x, part=f"{part}open")
+        x = view.build(Transpose((1, 0, 2)), x, part=f"{part}first")
+    if before != ahead and ahead > 1:
+        x = view.build(Reshape((-1, ahead, values // ahead)), x, part=f"{part}split")
+        x = view.build(Transpose((1, 0, 2)), x, part=f"{part}place")
+    return view.build(Reshape(tuple(-1 if i == new else d for i, d in enumerate(target))), x, part=part)
+
+
+def _batch_axis(shape: Shape) -> int | None:
+    places = batch_axes(shape)
+    if len(places) > 1:
+        raise Refusal(f"the shape {show_shape(shape)} holds the batch twice")
+    return places[0] if places else None
 
 
 def transposed(view: NodeView, x: Node, order: tuple[int, ...], part: str = "") -> Node:
@@ -59,28 +78,53 @@ def swapped(view: NodeView, x: Node, part: str = "") -> Node:
 def resolve_target(source: Shape, literal: Shape, *, zero_copies: bool = True) -> Shape:
     """The shape a Reshape to `literal` (0 copies, −1 is the rest) gives on `source`, its batch explicit.
 
-    A `literal` without batch on a source with one comes from an export at batch 1. It is solved at batch 1;
-    the batch then goes to the dimension j of which it is the outer factor, where prod(target[:j]) equals the
-    number of values before the batch in the source. Of several (they differ by dimensions of size 1) one of
-    size 1 is taken, if possible at the same place. Raises `Refusal` when there is none or the sizes differ.
+    The batch is always the outer factor of the dimension that holds it. A `literal` that has no batch, on a
+    source that has, comes from an export at batch 1: it is solved at batch 1, then the batch is placed, see
+    `_place`. Raises `Refusal` when sizes differ, or where an explicit batch would mix samples.
     """
-    places = batch_axes(source)
-    if not places or any(d >= BATCH for d in literal):
+    at = _batch_axis(source)
+    if at is None:
         return _solve(source, literal, zero_copies)
-    if len(places) > 1:
-        raise Refusal(f"its input {show_shape(source)} holds the batch twice")
-    at = places[0]
-    single = tuple(d // BATCH if i == at else d for i, d in enumerate(source))
-    target = _solve(single, literal, zero_copies)
-    outer = prod(source[:at])
-    fitting = [j for j in range(len(target)) if prod(target[:j]) == outer]
-    if not fitting:
-        raise Refusal(
-            f"the batch of {show_shape(source)} has no place in the fixed shape {show_shape(target)}",
-            "export the model with a dynamic batch dimension",
-        )
-    best = min(fitting, key=lambda j: (target[j] != 1, j != at, j))
-    return tuple(d * BATCH if j == best else d for j, d in enumerate(target))
+    if any(d >= BATCH for d in literal):
+        target = _solve(source, literal, zero_copies)
+        new = _batch_axis(target)
+        if new is None or not _keeps_samples(source, at, target, new):
+            raise Refusal(f"{show_shape(source)} to {show_shape(target)} would mix the samples of a batch")
+        return target
+    target = _solve(tuple(d // BATCH if i == at else d for i, d in enumerate(source)), literal, zero_copies)
+    if not target:
+        raise Refusal(f"the batch of {show_shape(source)} has no place in a single number")
+    place = _place(target, prod(source[:at]), at)
+    return tuple(d * BATCH if i == place else d for i, d in enumerate(target))
+
+
+def _place(target: Shape, outer: int, at: int) -> int:
+    """Where the batch goes that had `outer` values before it, in dimension `at`, and now is not written.
+
+    First choice: a dimension of size 1 where the order in memory has the batch. Second: another of size 1.
+    Third: a larger one where the order in memory has it. The last dimension, of features, only where it fits;
+    else the first dimension.
+    """
+    last = len(target) - 1
+    fits = [prod(target[:i]) == outer for i in range(len(target))]
+    ones = [i for i, d in enumerate(target) if d == 1]
+    choices = (
+        [i for i in ones if fits[i]],
+        [i for i in ones if i < last],
+        [i for i in range(len(target)) if fits[i] and i < last],
+    )
+    found = next((c for c in choices if c), [0])
+    return min(found, key=lambda i: (i != at, i))
+
+
+def _keeps_samples(source: Shape, old: int, target: Shape, new: int) -> bool:
+    """Whether the batch in `target` can be the batch in `source`, in order of memory, as a factor of either."""
+
+    def strides(shape: Shape, axis: int) -> set[int]:
+        factor = shape[axis] // BATCH
+        return {prod(shape[:axis]) * d for d in range(1, factor + 1) if factor % d == 0}
+
+    return bool(strides(source, old) & strides(target, new))
 
 
 def _solve(source: Shape, literal: Shape, zero_copies: bool) -> Shape:
@@ -91,7 +135,7 @@ def _solve(source: Shape, literal: Shape, zero_copies: bool) -> Shape:
     if target.count(-1) == 1 and rest and prod(source) % rest == 0:
         target[target.index(-1)] = prod(source) // rest
     if prod(target) != prod(source) or min(target, default=0) < 0:
-        raise Refusal(f"{show_shape(source)} cannot take the shape {literal}")
+        raise Refusal(f"{show_shape(source)} cannot take the shape {show_shape(literal)}")
     return tuple(target)
 
 

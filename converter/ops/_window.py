@@ -102,9 +102,14 @@ def padding(
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise Refusal(f"has auto_pad = {mode}, which ONNX does not define")
     total = [
-        max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        (-(-n // s) - 1) * s + (k - 1) * d + 1 - n
         for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
     ]
+    if min(total) < -1:
+        raise Refusal(
+            f"has auto_pad = {mode} and strides beyond its kernel, where runtimes differ", "use pads"
+        )
+    total = [max(t, 0) for t in total]
     less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
     return (less, more) if mode == "SAME_UPPER" else (more, less)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from converter.errors import Refusal
 from converter.graph import Node, Op, show_shape
 from converter.ops._basic import Add, Affine, Linear, Pad
-from converter.ops._batch import parameter, reshaped, swapped
+from converter.ops._batch import parameter, reshaped, swapped, without_batch_axes
 from converter.ops._window import amounts, padding, spatial, window
 from converter.view import NodeView, lowerings
 
@@ -228,7 +228,9 @@ def matmul(view: NodeView) -> Node:
         if matrix is not None and matrix.dim() == 2:
             product = view.build(Linear(matrix), swapped(view, view.data(1), "turned"), part="product")
             return swapped(view, product)
-    return view.build(MatMul(), view.data(0), view.data(1))
+    left, right = view.data(0), view.data(1)
+    without_batch_axes(left, (len(left.shape) - 1,), "sums over")
+    return view.build(MatMul(), left, right)
 
 
 def _matrix(constant: Tensor, x: Node) -> Tensor | None:

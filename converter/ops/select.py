@@ -111,7 +111,7 @@ def pad(view: NodeView) -> Node:
         raise Refusal(f"has mode = {mode}, which ONNX does not define")
     if not padded:
         return x
-    first = min(padded)
+    first = min(padded) if mode == "constant" else min(*padded, max(rank - 1, 0), 2)  # as many as torch needs
     amounts = tuple(n for a in range(rank - 1, first - 1, -1) for n in (before.get(a, 0), after.get(a, 0)))
     node = view.build(Pad(amounts, MODES[mode]), x, part="zeros" if value else "")
     if mode != "constant" or not value:

@@ -199,7 +199,7 @@ def depth_to_space(view: NodeView) -> Node:
 
 @lowerings.register("SpaceToDepth", 1)
 def space_to_depth(view: NodeView) -> Node:
-    """Blocks of pixels become channels, the place in the block outermost (DCR) or innermost (CRD, opset 28)."""
+    """Blocks of pixels become channels, the place in the block outermost, or innermost (CRD, opset 28)."""
     x, b, n, c, h, w = _blocks(view)
     mode = view.attribute("mode", "DCR")
     if h % b or w % b or mode not in ("DCR", "CRD"):

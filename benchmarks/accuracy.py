@@ -1,0 +1,131 @@
+"""`accuracy`: how accurate is a converted network after each number of time steps?
+
+    python -m benchmarks accuracy resnet20
+    python -m benchmarks accuracy model.onnx --data photos/ --normalize imagenet
+
+The network goes through `converter.pipeline.convert`, as on the command line; next to the curve stands the
+ANN on the same samples. Presets bring their data and preprocessing (`presets`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._common import environment, markdown, write_result
+from benchmarks.presets import PRESETS, Preset
+from calibrators import calibrators
+from converter.errors import ConversionError
+from converter.importer import load
+from converter.pipeline import Calibrate, Settings, convert
+from converter.preprocessing import Preprocessing
+
+TIMESTEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def ann_accuracy(preset: Preset, batch_size: int = 100) -> float:
+    """The ANN's accuracy through our graph, in percent, on the samples that the preset's figure is of."""
+    graph = load(preset.model)
+    source = preset.source(graph)
+    test = source.parts.get("test", range(len(source)))[: preset.first]
+    right = 0
+    with torch.inference_mode():
+        for x, labels in source.batches(test, graph.batch or batch_size):
+            assert labels is not None
+            right += int((graph.run(x)[0].reshape(len(x), -1).argmax(1) == labels).sum())
+    return 100 * right / len(test)
+
+
+def calibrator(asked: str) -> tuple[str, Calibrate]:
+    """`percentile:percentile=99.99,per_channel=False` as a calibrator, with its name."""
+    name, _, options = asked.partition(":")
+    pairs = [pair.partition("=") for pair in options.split(",") if pair]
+    return name, calibrators[name](**{key: ast.literal_eval(value) for key, _, value in pairs})
+
+
+def curve(name: str, preset: Preset, asked: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """Convert and measure; what is kept of it."""
+    shown = -1
+
+    def progress(what: str, done: int, of: int) -> None:
+        nonlocal shown
+        if (now := 100 * done // max(of, 1)) != shown:
+            shown = now
+            print(f"\r{name}: {what} {shown} %  ", end="", file=sys.stderr, flush=True)
+
+    report = convert(preset.model, preset.source, [calibrator(a) for a in asked], settings, progress).report
+    print(file=sys.stderr)
+    whole = asdict(report)
+    kept = ("model", "data", "settings", "steps", "analog", "pooling", "metrics", "layers", "timings", "warnings")
+    return {"ann_accuracy": report.ann_accuracy, "rows": whole["curve"], **{k: whole[k] for k in kept}}
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The curve as Markdown, the ANN in its last line."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.2f} %"
+
+    def line(point: dict[str, Any]) -> list[object]:
+        spikes, error = f"{point['spikes_per_neuron']:.2f}", f"{point['output_error']:.3f}"
+        return [point["timesteps"], share(point["accuracy"]), share(point["agreement"]), error, spikes]
+
+    header = ["time steps", "accuracy", "agreement with the ANN", "output error", "spikes per neuron"]
+    ann = ["ANN", share(facts["ann_accuracy"]), "", "", ""]
+    return markdown(header, [*map(line, facts["rows"]), ann])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; the exit code is 1 when the network cannot be converted or the data do not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks accuracy",
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=f"presets: {', '.join(PRESETS)}",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a preset, or an ONNX file")
+    parser.add_argument("--data", metavar="SOURCE", help="for a file: where its samples are")
+    parser.add_argument("--normalize", default="none", help="for a file: imagenet, cifar10, none or MEAN/STD")
+    parser.add_argument("--layout", choices=Preprocessing.LAYOUTS, default="nchw", help="for a file")
+    parser.add_argument("--channels", choices=Preprocessing.CHANNELS, default="rgb", help="for a file")
+    parser.add_argument("--scale", type=float, help="for a file: multiplies the values (8-bit data: 1/255)")
+    parser.add_argument("--calibrator", nargs="+", default=["percentile"], metavar="NAME[:OPTION=VALUE,…]")
+    parser.add_argument("-T", "--timesteps", nargs="+", type=int, default=list(TIMESTEPS))
+    parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
+    parser.add_argument("--calibration-samples", type=int, default=256)
+    parser.add_argument("--encoding", default="current")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", help="of the result: accuracy-NAME.json (default: the model's)")
+    asked = parser.parse_args(arguments)
+    if asked.model in PRESETS:
+        preset = PRESETS[asked.model]
+    elif asked.data is None:
+        parser.error(f"{asked.model!r} is no preset ({', '.join(PRESETS)}); a file needs --data")
+    else:
+        options = {"layout": asked.layout, "channels": asked.channels, "scale": asked.scale}
+        preset = Preset(Path(asked.model), asked.data, Preprocessing.normalized(asked.normalize, **options))
+    settings = Settings(
+        encoding=asked.encoding,
+        timesteps=tuple(asked.timesteps),
+        calibration_samples=asked.calibration_samples,
+        samples=asked.samples or preset.samples,
+        seed=asked.seed,
+        device=asked.device,
+    )
+    name = asked.name or Path(asked.model).stem
+    try:
+        facts = curve(name, preset, asked.calibrator, settings)
+    except ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(facts))
+    kept = write_result(f"accuracy-{name}", ["accuracy", *arguments], {**environment(torch.get_num_threads()), **facts})
+    print(f"written to {kept}", file=sys.stderr)
+    return 0

@@ -1,0 +1,120 @@
+"""The straight line from a file to a measured network: disjoint samples, one report for one seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from calibrators.maximum import Maximum
+from calibrators.percentile import Percentile
+from converter.artefact import read, write
+from converter.data import Source, open_source
+from converter.encodings.poisson import Poisson
+from converter.errors import ArtefactError, DataError
+from converter.graph import Graph
+from converter.pipeline import Conversion, Settings, convert
+
+
+def digits(graph: Graph) -> Source:
+    return open_source("digits", expected=graph.inputs[0].shape)
+
+
+SHORT = Settings(timesteps=(1, 16), samples=60, calibration_samples=64, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def conversion(digits_model: Path) -> Conversion:
+    return convert(digits_model, digits, [("percentile", Percentile())], SHORT)
+
+
+def without_times(conversion: Conversion) -> str:
+    document = json.loads(conversion.report.to_json())
+    assert document.pop("timings").keys() == {"import", "passes", "percentile", "measurement"}
+    assert document.pop("date")
+    return json.dumps(document)
+
+
+def test_the_report_repeats_itself_apart_from_its_times(digits_model: Path, conversion: Conversion) -> None:
+    again = convert(digits_model, digits, [("percentile", Percentile())], SHORT)
+    assert without_times(again) == without_times(conversion)
+    other = convert(
+        digits_model, digits, [("percentile", Percentile())], Settings(**vars(SHORT) | {"seed": 1})
+    )
+    assert without_times(other) != without_times(conversion)
+
+
+def test_the_report_says_what_was_done(conversion: Conversion) -> None:
+    report = conversion.report
+    assert report.model.name == "digits"
+    assert report.model.inputs == {"image": "Nx1x8x8"}
+    assert report.data.samples == 60
+    assert report.data.calibration.startswith("64 of 1198 in train")
+    assert report.data.measurement.startswith("60 of 599 in test")
+    assert [s.name for s in report.steps][-1] == "percentile"
+    assert report.steps[-1].options == {"percentile": 99.9, "per_channel": True}
+    assert "thresholds in 6 layers" in report.steps[-1].did
+    assert len(report.pooling) == 3
+    assert report.analog == ()
+    assert [p.timesteps for p in report.curve] == [1, 16]
+    assert report.ann_accuracy is not None
+    assert report.curve[-1].accuracy is not None
+    assert report.curve[-1].accuracy > 0.9
+
+
+def test_calibrators_run_in_the_order_they_are_named(digits_model: Path) -> None:
+    chain = [("maximum", Maximum()), ("percentile", Percentile(50.0))]
+    graph = convert(digits_model, digits, chain, SHORT).model.graph
+    only = convert(digits_model, digits, chain[1:], SHORT).model.graph
+    assert str(graph) == str(only)
+    first, second = (
+        next(n.op for n in g if "threshold" in n.op.tensors()).tensors()["threshold"] for g in (graph, only)
+    )
+    assert torch.equal(first, second)
+
+
+def test_poisson_input_is_scaled_to_what_calibration_saw(digits_model: Path) -> None:
+    found = convert(
+        digits_model, digits, [("maximum", Maximum())], Settings(**vars(SHORT) | {"encoding": "poisson"})
+    )
+    assert found.model.encoding == Poisson(peak=1.0)
+    assert found.input_range == (0.0, 1.0)
+
+
+def test_an_artefact_is_read_back_as_the_same_network(tmp_path: Path, conversion: Conversion) -> None:
+    target = tmp_path / "net.snn"
+    write(conversion, target, run="seed = 0\n")
+    texts = {"README.md", "graph.json", "model.py", "report.html", "report.json", "run.toml"}
+    assert {p.name for p in target.iterdir()} == texts | {"weights.safetensors"}
+    back = read(target)
+    assert back.report == json.loads(conversion.report.to_json())
+    assert back.input_range == (0.0, 1.0)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(back.model(x, 8), conversion.model(x, 8))
+    with pytest.raises(ArtefactError, match="exists"):
+        write(conversion, target, run="")
+    write(conversion, target, run="", force=True)
+
+
+def test_a_damaged_artefact_is_told(tmp_path: Path, conversion: Conversion) -> None:
+    with pytest.raises(ArtefactError, match=r"is not a converted network: it has no graph\.json"):
+        read(tmp_path)
+    target = tmp_path / "net.snn"
+    write(conversion, target, run="")
+    weights = (target / "weights.safetensors").read_bytes()
+    (target / "weights.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ArtefactError, match="is damaged"):
+        read(target)
+
+
+def test_labels_that_are_no_class_of_the_network(digits_model: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(
+        tmp_path / "d.npz", x=np.random.default_rng(0).random((90, 1, 8, 8), np.float32), y=np.full(90, 10)
+    )
+    source = lambda graph: open_source(str(tmp_path / "d.npz"), expected=graph.inputs[0].shape)  # noqa: E731
+    with pytest.raises(DataError, match="label 10"):
+        convert(digits_model, source, [("maximum", Maximum())], SHORT)
