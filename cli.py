@@ -114,8 +114,7 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
 
 def recorded(command: click.Command) -> dict[str, Any]:
     """The parameters that run.toml holds, by their key: what the option is called without its dashes."""
-    keys = {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
-    return keys
+    return {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
 
 
 OF_THE_MOMENT = ("directory", "force", "config", "as_json", "quiet", "verbose")

@@ -6,8 +6,12 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = {
-    "import": ("imports", "does every network mean here what it means to onnxruntime, and what does reading it cost?"),
+    "import": (
+        "imports",
+        "does every network mean what it means to onnxruntime, and what does reading it cost?",
+    ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+    "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""
 

@@ -50,7 +50,7 @@ def processor() -> str:
 
 
 def write_result(name: str, arguments: Sequence[str], facts: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Keep `facts` as `NAME.json` in `folder`, with the command that made them and the date; whole or not at all."""
+    """Keep `facts` as `NAME.json`, with the command that made them and the date; whole or not at all."""
     record = {
         "benchmark": name,
         "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
@@ -70,21 +70,24 @@ def read_result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: floats to 4 significant digits unless they are whole, NaN and infinity as null."""
+    """For JSON: floats to 6 significant digits, NaN and infinity as null, paths as seen from the project."""
+    if isinstance(value, str):
+        return value.replace(str(SHARED), "../shared").replace(f"{ROOT}/", "")
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a number is aligned to the right."""
+def markdown(columns: str, rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with these `columns` ("a|b|c"); numbers are aligned to the right."""
+    header = columns.split("|")
     body = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
     right = [all(_is_number(row[i]) for row in body) for i in range(len(header))]
-    lines = [list(header), ["---:" if r else "---" for r in right], *body]
+    lines = [header, ["---:" if r else "---" for r in right], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

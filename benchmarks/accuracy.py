@@ -56,15 +56,15 @@ def curve(name: str, preset: Preset, asked: Sequence[str], settings: Settings) -
 
     def progress(what: str, done: int, of: int) -> None:
         nonlocal shown
-        if (now := 100 * done // max(of, 1)) != shown:
+        if sys.stderr.isatty() and (now := 100 * done // max(of, 1)) != shown:
             shown = now
             print(f"\r{name}: {what} {shown} %  ", end="", file=sys.stderr, flush=True)
 
     report = convert(preset.model, preset.source, [calibrator(a) for a in asked], settings, progress).report
-    print(file=sys.stderr)
+    print("\r" if shown >= 0 else "", end="", file=sys.stderr)
     whole = asdict(report)
-    kept = ("model", "data", "settings", "steps", "analog", "pooling", "metrics", "layers", "timings", "warnings")
-    return {"ann_accuracy": report.ann_accuracy, "rows": whole["curve"], **{k: whole[k] for k in kept}}
+    facts = {key: value for key, value in whole.items() if key not in ("curve", "versions", "date", "schema")}
+    return {**facts, "rows": whole["curve"]}
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ def table(facts: dict[str, Any]) -> str:
         spikes, error = f"{point['spikes_per_neuron']:.2f}", f"{point['output_error']:.3f}"
         return [point["timesteps"], share(point["accuracy"]), share(point["agreement"]), error, spikes]
 
-    header = ["time steps", "accuracy", "agreement with the ANN", "output error", "spikes per neuron"]
+    header = "time steps|accuracy|agreement with the ANN|output error|spikes per neuron"
     ann = ["ANN", share(facts["ann_accuracy"]), "", "", ""]
     return markdown(header, [*map(line, facts["rows"]), ann])
 
@@ -101,9 +101,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calibration-samples", type=int, default=256)
     parser.add_argument("--encoding", default="current")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", help="of the result: accuracy-NAME.json (default: the model's)")
     asked = parser.parse_args(arguments)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     if asked.model in PRESETS:
         preset = PRESETS[asked.model]
     elif asked.data is None:
@@ -126,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(table(facts))
-    kept = write_result(f"accuracy-{name}", ["accuracy", *arguments], {**environment(torch.get_num_threads()), **facts})
+    facts |= environment(torch.get_num_threads())
+    kept = write_result(f"accuracy-{name}", ["accuracy", *arguments], facts)
     print(f"written to {kept}", file=sys.stderr)
     return 0

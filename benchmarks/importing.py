@@ -44,14 +44,21 @@ def measure(path: Path, cut: Sequence[str] = (), peak: float = 1.0) -> dict[str,
     except ModelError as error:
         return {**facts, "refused": [str(error)]}
     facts |= {"seconds": time.perf_counter() - started, "memory_ratio": (resident("VmHWM") - before) / size}
-    facts |= {"file_nodes": source.nodes, "graph_nodes": len(graph), "opset": source.opset, "producer": source.producer}
+    facts |= {"producer": source.producer, "opset": source.opset}
+    facts |= {"file_nodes": source.nodes, "graph_nodes": len(graph)}
     final, _ = apply(graph.verify())
     facts |= {"final_nodes": len(final), "batch": "free" if graph.batch is None else graph.batch}
     reference = Reference(path, cut)
     facts["note"] = reference.note
-    found = {f"{kind} {n}": d for n in batches(graph) for kind, d in differences(graph, final, reference, n, peak)}
-    finite = all(np.isfinite(d) for d in found.values())
-    return {**facts, "differences": found, "difference": max(found.values()) if finite else None}
+    found = {}
+    for batch in batches(graph):
+        inputs = drawn(graph, batch, peak)
+        expected = reference.run(inputs)
+        for stage, meant in (("imported", graph), ("passed", final)):
+            with torch.inference_mode():
+                found[f"{stage}, batch {batch}"] = distance(meant.run(*inputs), expected)
+    worst = max(found.values())
+    return {**facts, "differences": found, "difference": worst if np.isfinite(worst) else None}
 
 
 def batches(graph: Graph) -> tuple[int, ...]:
@@ -59,18 +66,15 @@ def batches(graph: Graph) -> tuple[int, ...]:
     return (1, 2) if graph.batch is None else (graph.batch,)
 
 
-def differences(graph: Graph, final: Graph, reference: Reference, batch: int, peak: float) -> list[tuple[str, float]]:
-    """How far the imported graph, and the graph after the passes, are from onnxruntime at this batch size."""
+def drawn(graph: Graph, batch: int, peak: float) -> list[Tensor]:
+    """Seeded inputs: standard normal, or uniform from 0 to `peak` where that is above 1."""
     torch.manual_seed(batch)
     shapes = [(batch, *node.shape[1:]) for node in graph.inputs]
-    inputs = [torch.rand(s) * peak if peak > 1 else torch.randn(s) for s in shapes]
-    expected = reference.run(inputs)
-    with torch.inference_mode():
-        return [(name, distance(g.run(*inputs), expected)) for name, g in (("imported", graph), ("passed", final))]
+    return [torch.rand(shape) * peak if peak > 1 else torch.randn(shape) for shape in shapes]
 
 
 def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """max|a − b| / max|b|, the largest over all outputs; infinite where shapes differ or a value is not finite."""
+    """max|a − b| / max|b|, the largest over all outputs; infinite for unlike shapes or non-finite values."""
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         a, b = a.double(), b.double()
@@ -136,11 +140,12 @@ def in_float32(proto: ModelProto) -> ModelProto:
 
 def _widen(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT16:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def resident(what: str = "VmRSS") -> float:
-    """Bytes of memory this process holds (`VmRSS`) or held at its peak (`VmHWM`); NaN where the system tells not."""
+    """Bytes this process holds (`VmRSS`) or held at its peak (`VmHWM`); NaN where the system is silent."""
     facts = Path("/proc/self/status")
     lines = facts.read_text().splitlines() if facts.is_file() else []
     kilobytes = [line.split()[1] for line in lines if line.startswith(f"{what}:")]

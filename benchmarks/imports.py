@@ -102,13 +102,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         told = [None if v is None else f"{v:.2f}" for v in cost]
         return [name, row["origin"], *facts, None if worst is None else f"{worst:.1e}", *told, row["status"]]
 
-    header = ["network", "from", "nodes in the file", "imported", "after passes", "difference", "s", "memory / file"]
-    return markdown([*header, "status"], [line(row) for row in rows])
+    header = "network|from|nodes in the file|imported|after passes|difference|s|memory / file|status"
+    return markdown(header, [line(row) for row in rows])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run it; the exit code is 1 when anything is WRONG or an error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks import", description=(__doc__ or "").partition("\n\n")[0])
+    summary = (__doc__ or "").partition("\n\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks import", description=summary)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks, or `shared`, or a dialect")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     asked = parser.parse_args(arguments)
@@ -122,8 +123,9 @@ def main(arguments: Sequence[str]) -> int:
     with ThreadPoolExecutor(asked.jobs) as pool:
         for row in pool.map(measured, chosen):
             rows.append(row)
-            told = f"{row['difference']:.1e}" if row.get("difference") is not None else ""
-            print(f"{len(rows)}/{len(chosen)} {row['name']} ({row['origin']}): {row['status']} {told}", file=sys.stderr)
+            far = f", {row['difference']:.1e}" if row.get("difference") is not None else ""
+            told = f"{row['name']} ({row['origin']}): {row['status']}{far}"
+            print(f"{len(rows)}/{len(chosen)} {told}", file=sys.stderr)
             for reason in (*row.get("refused", ()), *row.get("why", "").splitlines()):
                 print(f"    {reason}", file=sys.stderr)
     print(table(rows))

@@ -1,7 +1,7 @@
 """The networks whose accuracy is known: file, data, preprocessing, and the ANN's own figure.
 
-Figures are those of ../shared/models/README.md, measured by others with onnxruntime; the digits network is the
-project's own.
+Figures are those of ../shared/models/README.md, measured with onnxruntime; the digits network is
+the project's own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ PRESETS = {
     "resnet4b": _shared(
         "resnet4b_cifar10_robust", "cifar10.npz", Preprocessing.normalized("cifar10"), 76.8, decimals=1
     ),
-    "convnet_nhwc": _shared("convnet_nhwc_cifar10", "cifar10.npz", Preprocessing(layout="nhwc"), 75.3, decimals=1),
+    "convnet_nhwc": _shared(
+        "convnet_nhwc_cifar10", "cifar10.npz", Preprocessing(layout="nhwc"), 75.3, decimals=1
+    ),
     "mnist_cntk": _shared("mnist_cntk", "mnist.npz", Preprocessing(scale=1.0), 98.91),
     "convnet_maxpool": _shared(
         "convnet_maxpool_mnist", "mnist.npz", Preprocessing(), 97.1, decimals=1, first=2000, samples=2000

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._common import ROOT
 from converter.vision import torchvision
 
 DIALECTS = ("dynamo", "dynamo-free", "torchscript", "torchscript-raw")
@@ -89,7 +90,7 @@ class Map(nn.Module):
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/ann2snn/zoo`, or `build/benchmarks` in the project where that is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base, "ann2snn", "zoo") if base else Path(__file__).parents[1] / "build" / "benchmarks"
+    return Path(base, "ann2snn", "zoo") if base else ROOT / "build" / "benchmarks"
 
 
 def build(architecture: Architecture) -> nn.Module:
@@ -107,7 +108,7 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 def _unsettle(parameter: Tensor) -> None:
-    """Draw `parameter` anew if it is constant: near 1 if it scales, near 0 if it shifts, 1/√fan-in if it mixes."""
+    """Draw `parameter` anew if it is constant: about 1 if it scales, about 0 if it shifts or mixes."""
     if float(parameter.max()) != float(parameter.min()):
         return
     if float(parameter.reshape(-1)[0]) != 0:
@@ -127,7 +128,8 @@ def _set_statistics(model: nn.Module, side: int) -> None:
     model.train()(torch.randn(4, 3, side, side))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         deviation = norm.running_var.clamp_min(1e-3).sqrt()
         norm.running_mean += 0.3 * deviation * torch.randn_like(deviation)
         norm.running_var.copy_(deviation.square() * torch.empty_like(deviation).uniform_(0.5, 2.0))
@@ -139,11 +141,11 @@ def path_of(name: str, dialect: str) -> Path:
 
 
 def exported(name: str, dialect: str) -> Path:
-    """The file, exported in a process of its own if it is not there yet. Raises RuntimeError if that fails."""
+    """The file, exported in a process of its own if it is not there yet. Raises RuntimeError on failure."""
     path = path_of(name, dialect)
     if not path.is_file():
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo", name, dialect]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             raise RuntimeError(f"{name} could not be exported by {dialect}: {done.stderr.strip()[-2000:]}")
     return path
@@ -166,8 +168,8 @@ def export(name: str, dialect: str) -> Path:
         case "torchscript":
             options |= {"dynamo": False}
         case "torchscript-raw":
-            options |= {"dynamo": False, "do_constant_folding": False, "dynamic_axes": {"image": {0: "batch"}}}
-            options |= {"training": torch.onnx.TrainingMode.PRESERVE}
+            options |= {"dynamo": False, "dynamic_axes": {"image": {0: "batch"}}}
+            options |= {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
         case _:
             raise ValueError(f"there is no dialect {dialect!r}; one of {', '.join(DIALECTS)}")
     logging.disable(logging.WARNING)

@@ -39,7 +39,7 @@ def chosen(kind: str | None) -> tuple[str, ...]:
 def page(kind: str) -> str:
     """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
     package = PACKAGES[kind]
-    told = {name: sentence(f"{package}.{name.replace('-', '_')}") for name in names(package)}
+    told = {name: sentence(package, name) for name in names(package)}
     operators = families() if kind == "ops" else {}
     width = max(map(len, told))
     lines = [kind]
@@ -52,12 +52,12 @@ def page(kind: str) -> str:
     return "\n".join(lines)
 
 
-def sentence(module: str) -> str:
-    """The first line of a module's docstring, the module not being imported."""
-    spec = find_spec(module)
-    origin = spec.origin if spec else None
-    assert origin is not None, f"{module} is listed and has no file"
-    return (ast.get_docstring(ast.parse(Path(origin).read_text(encoding="utf-8"))) or "").partition("\n")[0]
+def sentence(package: str, name: str) -> str:
+    """The first line of the docstring of the module that `name` stands for, without an import of it."""
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, package  # noqa: PT018
+    source = Path(spec.origin).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def families() -> dict[str, list[str]]:

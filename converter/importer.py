@@ -27,6 +27,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 from torch import Tensor
 
+import converter.ops  # noqa: F401  (registers the operators)
 from converter.constants import fold
 from converter.errors import ModelError, Refusal, Unsupported, UsageError
 from converter.graph import BATCH, Graph, Input, Node, batch_axes, show_shape
@@ -213,7 +214,9 @@ class Reader:
 
     def _input(self, value: onnx.ValueInfoProto, batch: int) -> Node:
         kind = value.type.tensor_type
-        dims: list[int | str] = [d.dim_value or d.dim_param for d in kind.shape.dim]
+        dims: list[int | str] = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim
+        ]
         if value.type.WhichOneof("value") != "tensor_type":
             raise ModelError(f"input '{value.name}' is not a tensor")
         if any(d.HasField("dim_value") and d.dim_value <= 0 for d in kind.shape.dim):

@@ -118,7 +118,7 @@ def _place(target: Shape, outer: int, at: int) -> int:
 
 
 def _keeps_samples(source: Shape, old: int, target: Shape, new: int) -> bool:
-    """Whether the batch in `target` can be the batch in `source`, in order of memory, as a factor of either."""
+    """Whether the batch in `target` can be that in `source`, in order of memory, as a factor of either."""
 
     def strides(shape: Shape, axis: int) -> set[int]:
         factor = shape[axis] // BATCH

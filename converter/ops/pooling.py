@@ -74,7 +74,7 @@ class AvgPool(Op):
 
 def _as_torch(at: Window, ceil_modes: tuple[bool, ...]) -> Window | None:
     """The same windows with even padding and one of `ceil_modes`, as torch wants them; None if impossible."""
-    if any(b > e // 2 for b, e in zip(at.before, at.extent, strict=True)):
+    if any(b > k // 2 for b, k in zip(at.before, at.kernel, strict=True)):
         return None
     for ceil in ceil_modes:
         even = replace(at, after=at.before, ceil=ceil)

@@ -148,7 +148,7 @@ def _scaled(x: Node, chosen: tuple[int, ...], scales: tuple[float, ...]) -> dict
             continue
         if x.shape[dim] >= BATCH:
             raise Refusal("resizes the batch dimension")
-        axes[dim] = Axis(x.shape[dim], math.floor(x.shape[dim] * scale), scale)
+        axes[dim] = Axis(x.shape[dim], int(torch.tensor(scale) * x.shape[dim]), scale)
     return axes
 
 

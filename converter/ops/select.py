@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from converter.errors import Refusal
 from converter.graph import BATCH, Node, show_shape
 from converter.ops._basic import Affine, Gather, Pad, Slice
-from converter.ops._batch import axis_of, integers, listed, reshaped, without_batch_axes
+from converter.ops._batch import (
+    axis_of,
+    integers,
+    listed,
+    reshaped,
+    resolve_target,
+    without_batch_axes,
+)
 from converter.view import NodeView, lowerings
 
 MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
@@ -82,8 +89,11 @@ def gather(view: NodeView) -> Node:
     places = [int(i) + size * (int(i) < 0) for i in index.reshape(-1)]
     if not all(0 <= i < size for i in places):
         raise Refusal(f"an index is outside dimension {dim} of {show_shape(x.shape)}")
-    without_batch_axes(x, (dim,), "takes a part of")
     target = (*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
+    if size > BATCH and places == list(range(size // BATCH)):
+        # torch's as_strided, exported at batch 1: all there is of a sample, in order, in a new shape
+        return reshaped(view, x, resolve_target(x.shape, target))
+    without_batch_axes(x, (dim,), "takes a part of")
     row = range(places[0], places[-1] + 1) if places else range(0)
     if places == list(row):
         picked = _pick(view, x, dim, row, "picked" if index.dim() != 1 else "")

@@ -1,0 +1,174 @@
+"""`page`: docs/benchmarks.md from the results that are kept. Every figure on it comes from a JSON file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks._common import RESULTS, ROOT, markdown, read_result
+from benchmarks.presets import PRESETS
+from benchmarks.zoo import ARCHITECTURES, DIALECTS
+from converter.files import atomic_file
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+Record = dict[str, Any]
+
+HEAD = """\
+# Benchmarks
+
+Written by `python -m benchmarks page` from the JSON files in `benchmarks/results`; a test holds it to them.
+Each file names the command that made it, the versions, the processor and the date.
+"""
+
+IMPORT = """\
+## Import
+
+Every network is read and run beside onnxruntime on the same random input, as imported and after the
+algebraic passes, at the file's batch and at batch 2. *Difference* is max|a − b| / max|b| over every output,
+the largest of these runs; up to {tolerance:.0e} is `ok`. *s* is the time `load` takes in a fresh process,
+part of which is torch loading its shape inference, once; *memory* is what
+`load` adds to the process at its peak, in sizes of the file.
+Inputs: {inputs}.
+
+{count} files: {states}. The largest difference of an `ok` one is {worst:.1e}.
+"""
+
+ZOO = """\
+### torchvision, from both exporters
+
+Random weights, drawn so that no parameter is constant. Each architecture is exported four times: `dynamo` and
+`torchscript` as they are by default (batch 1), and both again with a free batch, TorchScript then with
+batch-norm kept and no constant folded (`torchscript-raw`). Differences, seconds and memory are the largest of
+the four.
+"""
+
+ACCURACY = """\
+## Accuracy against time
+
+Integrate-and-fire with soft reset and direct current, thresholds from the calibrators named, on samples
+that calibration has not seen. The last column is the ANN on the same samples.
+"""
+
+DETAIL = """\
+Agreement is the share of samples on which network and ANN choose the same class. Spikes are counted over the
+whole run.
+"""
+
+
+def states(rows: Sequence[Record]) -> str:
+    """`86 ok, 1 refused`."""
+    counts = {s: sum(row["status"] == s for row in rows) for s in ("ok", "refused", "WRONG", "error")}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def machine(record: Record) -> str:
+    """What a result was made on, in a line."""
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v != "not installed")
+    threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
+    return f"`{record['command']}`, {record['date'][:10]}, {record['processor']}, {threads}; {versions}.\n"
+
+
+def import_section(record: Record) -> str:
+    """The `import` benchmark."""
+    rows = record["rows"]
+    worst = max(row["difference"] for row in rows if row["status"] == "ok")
+    facts = {key: record[key] for key in ("tolerance", "inputs")}
+    parts = [IMPORT.format(count=len(rows), states=states(rows), worst=worst, **facts), machine(record)]
+    parts += ["### Networks trained by others\n", shared_table([r for r in rows if r["origin"] == "shared"])]
+    refused = [(row, reason) for row in rows for reason in row.get("refused", ())]
+    parts += ["Refused:\n", "".join(f"- {row['name']}: {reason}\n" for row, reason in refused)] * bool(
+        refused
+    )
+    return "\n".join([*parts, ZOO, zoo_table([r for r in rows if r["origin"] != "shared"])])
+
+
+def shared_table(rows: Iterable[Record]) -> str:
+    """One line a file."""
+    header = "network|made by|opset|nodes in the file|after passes|batch|difference|s|memory|status"
+    return markdown(header, [_shared_line(row) for row in rows])
+
+
+def _shared_line(row: Record) -> list[object]:
+    name = f"{row['name']}, cut at {row['cut'][0]}" if row["cut"] else row["name"]
+    if row["status"] in ("refused", "error"):
+        return [name, *[""] * 8, row["status"]]
+    nodes = row["file_nodes"], row["final_nodes"]
+    costs = f"{row['difference']:.1e}", f"{row['seconds']:.2f}", f"{row['memory_ratio']:.1f}"
+    note = f"{row['status']} ({row['note']})" if row["note"] else row["status"]
+    return [name, row["producer"], row["opset"], *nodes, row["batch"], *costs, note]
+
+
+def zoo_table(rows: Sequence[Record]) -> str:
+    """One line an architecture, the nodes of its file as each exporter writes it."""
+    header = f"architecture|{'|'.join(DIALECTS)}|after passes|difference|s|memory|status"
+    lines: list[list[object]] = []
+    for architecture in ARCHITECTURES:
+        of = {row["origin"]: row for row in rows if row["name"] == architecture.name}
+        nodes = [of[dialect].get("file_nodes") for dialect in DIALECTS]
+        after = "–".join(
+            map(str, sorted({row["final_nodes"] for row in of.values() if "final_nodes" in row}))
+        )
+        worst = [
+            max((row.get(key) or 0.0) for row in of.values())
+            for key in ("difference", "seconds", "memory_ratio")
+        ]
+        costs = f"{worst[0]:.1e}", f"{worst[1]:.2f}", f"{worst[2]:.1f}"
+        lines.append([architecture.name, *nodes, after, *costs, states(list(of.values()))])
+    return markdown(header, lines)
+
+
+def accuracy_section(records: dict[str, Record]) -> str:
+    """The `accuracy` benchmark, all networks in one table."""
+    times = sorted({point["timesteps"] for record in records.values() for point in record["rows"]})
+    lines, details = [], []
+    for name, record in records.items():
+        curve = {point["timesteps"]: point for point in record["rows"]}
+        reached = [percent(curve[t]["accuracy"]) if t in curve else "" for t in times]
+        lines.append([name, *reached, percent(record["ann_accuracy"])])
+        last = curve[max(curve)]
+        chosen = " + ".join(step["name"] + _options(step) for step in record["steps"] if step["options"])
+        measured = [record["data"]["samples"], chosen, last["timesteps"]]
+        ending = [
+            percent(last["agreement"]),
+            f"{last['output_error']:.3f}",
+            f"{last['spikes_per_neuron']:.1f}",
+        ]
+        details.append([name, *measured, *ending, len(record["pooling"])])
+    curves = markdown(f"network|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
+    header = "network|samples|thresholds|T|agreement|output error|spikes per neuron|max-pools"
+    commands = "".join(f"- {machine(record)}" for record in records.values())
+    return "\n".join([ACCURACY, curves, DETAIL, markdown(header, details), "Made by:\n", commands])
+
+
+def _options(step: Record) -> str:
+    return f" ({', '.join(f'{key} {value}' for key, value in step['options'].items())})"
+
+
+def percent(share: float | None) -> str:
+    """`91.63`, or nothing."""
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def text(folder: Path = RESULTS) -> str:
+    """The page, of whatever results are in `folder`."""
+    parts = [HEAD]
+    if (folder / "import.json").is_file():
+        parts.append(import_section(read_result("import", folder)))
+    kept = [name for name in PRESETS if (folder / f"accuracy-{name}.json").is_file()]
+    if kept:
+        parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page."""
+    if arguments:
+        print("usage: python -m benchmarks page", file=sys.stderr)
+        return 2
+    with atomic_file(PAGE, force=True) as unfinished:
+        unfinished.write_text(text())
+    print(f"written to {PAGE.relative_to(ROOT)}", file=sys.stderr)
+    return 0
