@@ -49,7 +49,7 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write_result(name: str, arguments: Sequence[str], facts: dict[str, Any], folder: Path = RESULTS) -> Path:
+def write_result(name: str, arguments: Sequence[str], facts: dict[str, Any]) -> Path:
     """Keep `facts` as `NAME.json`, with the command that made them and the date; whole or not at all."""
     record = {
         "benchmark": name,
@@ -57,7 +57,7 @@ def write_result(name: str, arguments: Sequence[str], facts: dict[str, Any], fol
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **facts,
     }
-    path = folder / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     with atomic_file(path, force=True) as unfinished:
         unfinished.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
     return path

@@ -22,7 +22,7 @@ import torch
 from benchmarks._common import environment, markdown, write_result
 from benchmarks.presets import PRESETS, Preset
 from calibrators import calibrators
-from converter.errors import ConversionError
+from converter.errors import ConversionError, UsageError
 from converter.importer import load
 from converter.pipeline import Calibrate, Settings, convert
 from converter.preprocessing import Preprocessing
@@ -44,10 +44,13 @@ def ann_accuracy(preset: Preset, batch_size: int = 100) -> float:
 
 
 def calibrator(asked: str) -> tuple[str, Calibrate]:
-    """`percentile:percentile=99.99,per_channel=False` as a calibrator, with its name."""
+    """`percentile:percentile=99.9,per_channel=False` as a calibrator, with its name."""
     name, _, options = asked.partition(":")
     pairs = [pair.partition("=") for pair in options.split(",") if pair]
-    return name, calibrators[name](**{key: ast.literal_eval(value) for key, _, value in pairs})
+    try:
+        return name, calibrators[name](**{key: ast.literal_eval(value) for key, _, value in pairs})
+    except (UsageError, TypeError, ValueError, SyntaxError) as error:
+        raise argparse.ArgumentTypeError(f"{asked!r}: {error}") from error
 
 
 def curve(name: str, preset: Preset, asked: Sequence[str], settings: Settings) -> dict[str, Any]:
@@ -95,7 +98,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--layout", choices=Preprocessing.LAYOUTS, default="nchw", help="for a file")
     parser.add_argument("--channels", choices=Preprocessing.CHANNELS, default="rgb", help="for a file")
     parser.add_argument("--scale", type=float, help="for a file: multiplies the values (8-bit data: 1/255)")
-    parser.add_argument("--calibrator", nargs="+", default=["percentile"], metavar="NAME[:OPTION=VALUE,…]")
+    metavar, default = "NAME[:OPTION=VALUE,…]", [calibrator("percentile")]
+    parser.add_argument("--calibrator", nargs="+", type=calibrator, default=default, metavar=metavar)
     parser.add_argument("-T", "--timesteps", nargs="+", type=int, default=list(TIMESTEPS))
     parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
     parser.add_argument("--calibration-samples", type=int, default=256)

@@ -24,14 +24,17 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor
 
-from converter.errors import ModelError, Unsupported
+from converter.errors import Unsupported
 from converter.graph import Graph
 from converter.importer import load_with_source
 from converter.passes import apply
 
 
 def measure(path: Path, cut: Sequence[str] = (), peak: float = 1.0) -> dict[str, Any]:
-    """What importing `path` gives and costs; `refused` names the nodes in the way, if there are any."""
+    """What importing `path` gives and costs; `refused` names the nodes in the way, if there are any.
+
+    Raises `ModelError` for a file that is no network at all.
+    """
     torch.set_num_threads(1)
     size = path.stat().st_size + sum(f.stat().st_size for f in path.parent.glob(f"{path.name}.data"))
     facts: dict[str, Any] = {"bytes": size, "refused": [], "difference": None}
@@ -41,9 +44,7 @@ def measure(path: Path, cut: Sequence[str] = (), peak: float = 1.0) -> dict[str,
         graph, source = load_with_source(path, outputs=cut or None)
     except Unsupported as error:
         return {**facts, "refused": [f"{where}: {why}" for where, why in error.refusals]}
-    except ModelError as error:
-        return {**facts, "refused": [str(error)]}
-    facts |= {"seconds": time.perf_counter() - started, "memory_ratio": (resident("VmHWM") - before) / size}
+    facts |= {"seconds": time.perf_counter() - started, "memory": resident("VmHWM") - before}
     facts |= {"producer": source.producer, "opset": source.opset}
     facts |= {"file_nodes": source.nodes, "graph_nodes": len(graph)}
     final, _ = apply(graph.verify())

@@ -98,11 +98,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         name = f"{row['name']}, cut at {row['cut'][0]}" if row["cut"] else row["name"]
         facts = [row.get(k) for k in ("file_nodes", "graph_nodes", "final_nodes")]
         worst = row.get("difference")
-        cost = [row.get("seconds"), row.get("memory_ratio")]
-        told = [None if v is None else f"{v:.2f}" for v in cost]
-        return [name, row["origin"], *facts, None if worst is None else f"{worst:.1e}", *told, row["status"]]
+        costs = [f"{row['seconds']:.2f}", f"{row['memory'] / 2**20:.0f}"] if "seconds" in row else ["", ""]
+        return [name, row["origin"], *facts, None if worst is None else f"{worst:.1e}", *costs, row["status"]]
 
-    header = "network|from|nodes in the file|imported|after passes|difference|s|memory / file|status"
+    header = "network|from|nodes in the file|imported|after passes|difference|s|MiB|status"
     return markdown(header, [line(row) for row in rows])
 
 

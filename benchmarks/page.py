@@ -29,8 +29,8 @@ IMPORT = """\
 Every network is read and run beside onnxruntime on the same random input, as imported and after the
 algebraic passes, at the file's batch and at batch 2. *Difference* is max|a − b| / max|b| over every output,
 the largest of these runs; up to {tolerance:.0e} is `ok`. *s* is the time `load` takes in a fresh process,
-part of which is torch loading its shape inference, once; *memory* is what
-`load` adds to the process at its peak, in sizes of the file.
+part of which is torch loading its shape inference, once; the memory is
+what `load` adds to the process at its peak.
 Inputs: {inputs}.
 
 {count} files: {states}. The largest difference of an `ok` one is {worst:.1e}.
@@ -87,7 +87,7 @@ def import_section(record: Record) -> str:
 
 def shared_table(rows: Iterable[Record]) -> str:
     """One line a file."""
-    header = "network|made by|opset|nodes in the file|after passes|batch|difference|s|memory|status"
+    header = "network|made by|opset|nodes in the file|after passes|batch|difference|s|MiB|status"
     return markdown(header, [_shared_line(row) for row in rows])
 
 
@@ -96,14 +96,14 @@ def _shared_line(row: Record) -> list[object]:
     if row["status"] in ("refused", "error"):
         return [name, *[""] * 8, row["status"]]
     nodes = row["file_nodes"], row["final_nodes"]
-    costs = f"{row['difference']:.1e}", f"{row['seconds']:.2f}", f"{row['memory_ratio']:.1f}"
+    costs = f"{row['difference']:.1e}", f"{row['seconds']:.2f}", f"{row['memory'] / 2**20:.0f}"
     note = f"{row['status']} ({row['note']})" if row["note"] else row["status"]
     return [name, row["producer"], row["opset"], *nodes, row["batch"], *costs, note]
 
 
 def zoo_table(rows: Sequence[Record]) -> str:
     """One line an architecture, the nodes of its file as each exporter writes it."""
-    header = f"architecture|{'|'.join(DIALECTS)}|after passes|difference|s|memory|status"
+    header = f"architecture|{'|'.join(DIALECTS)}|after passes|difference|s|memory / file|status"
     lines: list[list[object]] = []
     for architecture in ARCHITECTURES:
         of = {row["origin"]: row for row in rows if row["name"] == architecture.name}
@@ -111,10 +111,9 @@ def zoo_table(rows: Sequence[Record]) -> str:
         after = "–".join(
             map(str, sorted({row["final_nodes"] for row in of.values() if "final_nodes" in row}))
         )
-        worst = [
-            max((row.get(key) or 0.0) for row in of.values())
-            for key in ("difference", "seconds", "memory_ratio")
-        ]
+        read = [row for row in of.values() if row.get("difference") is not None]
+        worst = [max(row[key] for row in read) for key in ("difference", "seconds")]
+        worst.append(max(row["memory"] / row["bytes"] for row in read))
         costs = f"{worst[0]:.1e}", f"{worst[1]:.2f}", f"{worst[2]:.1f}"
         lines.append([architecture.name, *nodes, after, *costs, states(list(of.values()))])
     return markdown(header, lines)
