@@ -50,14 +50,17 @@ def watch(graph: Graph, batches: Batches, statistic: Callable[[], S]) -> dict[No
 calibrators: Registry[type[Calibrator]] = Registry("calibrator", "calibrators")
 
 
-def with_thresholds(graph: Graph, thresholds: Mapping[Node, Tensor]) -> Graph:
-    """The graph with these thresholds, none above its activation's ceiling and none zero.
+def with_ranges(graph: Graph, ranges: Mapping[Node, Tensor]) -> Graph:
+    """The graph with thresholds such that a neuron which says all it can at every step says these values.
 
-    A channel that was silent on the calibration data has no scale of its own and takes its layer's; a layer
-    that was silent takes 1. A threshold of zero would fire at every step.
+    None is above its activation's ceiling and none zero. A channel that was silent on the calibration data has
+    no scale of its own and takes its layer's; a layer that was silent takes 1. A threshold of zero would fire
+    at every step.
     """
     new = {
-        node.name: _sound(node.op, value) for node, value in thresholds.items() if isinstance(node.op, Neuron)
+        node.name: _sound(node.op, value) / node.op.parts
+        for node, value in ranges.items()
+        if isinstance(node.op, Neuron)
     }
 
     def rule(node: Node) -> Node:
@@ -68,12 +71,12 @@ def with_thresholds(graph: Graph, thresholds: Mapping[Node, Tensor]) -> Graph:
     return graph.map(rule)
 
 
-def _sound(neuron: Neuron, threshold: Tensor) -> Tensor:
-    largest = threshold.max()
+def _sound(neuron: Neuron, values: Tensor) -> Tensor:
+    largest = values.max()
     layer = largest if float(largest) > 0 else largest.new_ones(())
-    sound = threshold.where(threshold > DEAD * layer, layer)
+    sound = values.where(values > DEAD * layer, layer)
     return sound if neuron.ceiling is None else sound.clamp(max=neuron.ceiling)
 
 
 DEAD = 1e-4
-"""A channel whose threshold is below this share of its layer's is taken for silent."""
+"""A channel whose range is below this share of its layer's is taken for silent."""

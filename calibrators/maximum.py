@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calibrators import calibrators, watch, with_thresholds
+from calibrators import calibrators, watch, with_ranges
 from calibrators.statistics import Largest, as_threshold
 from converter.graph import Graph
 from converter.observe import Batches
@@ -24,4 +24,4 @@ class Maximum:
     def __call__(self, graph: Graph, batches: Batches) -> Graph:
         """The thresholds are the largest activations over all batches."""
         seen = watch(graph, batches, lambda: Largest(self.per_channel))
-        return with_thresholds(graph, {n: as_threshold(s.value(), len(n.shape)) for n, s in seen.items()})
+        return with_ranges(graph, {n: as_threshold(s.value(), len(n.shape)) for n, s in seen.items()})

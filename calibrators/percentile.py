@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calibrators import calibrators, watch, with_thresholds
+from calibrators import calibrators, watch, with_ranges
 from calibrators.statistics import Histogram, as_threshold
 from converter.errors import UsageError
 from converter.graph import Graph
@@ -31,6 +31,6 @@ class Percentile:
         """The thresholds are this percentile of the activations over all batches, to 0.1 %."""
         seen = watch(graph, batches, lambda: Histogram(self.per_channel))
         share = self.percentile / 100
-        return with_thresholds(
+        return with_ranges(
             graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()}
         )

@@ -77,10 +77,15 @@ class Histogram:
             self.counts.shape
         )
 
-    def quantile(self, share: float) -> Tensor:
-        """What this share of all values (zeros included) does not exceed, for each channel: [channels]."""
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Counts [channels, BINS] and limits [channels]. Raises `DataError` when no batch was seen."""
         if not self.limit.numel():
             raise DataError("there are no calibration samples")
+        return self.counts, self.limit
+
+    def quantile(self, share: float) -> Tensor:
+        """What this share of all values (zeros included) does not exceed, for each channel: [channels]."""
+        self.seen()
         total = self.counts.sum(1, keepdim=True).double()
         reached = self.counts.cumsum(1).double() >= share * total
         bin_ = reached.to(torch.int8).argmax(1)

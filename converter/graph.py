@@ -332,3 +332,11 @@ def show_dim(d: int) -> str:
 def show_shape(shape: Shape) -> str:
     """`Nx3x32x32`; a scalar is `()`."""
     return "x".join(map(show_dim, shape)) or "()"
+
+
+def size_of(shape: Shape) -> int:
+    """How many values one sample has."""
+    size = 1
+    for d in shape:
+        size *= d // BATCH if d % BATCH == 0 and d >= BATCH else d
+    return size

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from converter.errors import DataError, Refusal
-from converter.graph import BATCH, Graph, Node, Shape
+from converter.graph import BATCH, Graph, Node, Shape, size_of
 from converter.neurons import Neuron
+from converter.observe import activations_of
 from converter.ops import Conv, ConvTranspose, Linear
 from converter.rate import RateModel
 from converter.report import Layer, Point
@@ -187,18 +188,6 @@ def measure(
     )
 
 
-def activations_of(graph: Graph, inputs: Tensor) -> dict[Node, Tensor]:
-    """The ANN's activation where each neuron of a spiking graph stands."""
-    found: dict[Node, Tensor] = {}
-
-    def listen(node: Node, value: Tensor) -> None:
-        if isinstance(node.op, Neuron):
-            found[node] = value
-
-    graph.run(inputs, listen=listen)
-    return found
-
-
 def add_answers(
     sums: Answers,
     readout: Sequence[Tensor],
@@ -304,11 +293,3 @@ def summary(
 def sample_shape(shape: Shape) -> Shape:
     """The shape of one sample: without the batch dimension."""
     return shape[1:]
-
-
-def size_of(shape: Shape) -> int:
-    """How many values one sample has."""
-    size = 1
-    for d in shape:
-        size *= d // BATCH if d % BATCH == 0 and d >= BATCH else d
-    return size

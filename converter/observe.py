@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, Node
+from converter.neurons import Neuron
 
 Batches = Callable[[], Iterable[Tensor]]
 """Gives the calibration inputs anew each time it is called: tensors [batch, …] in the network's layout."""
@@ -34,3 +35,15 @@ def observe(graph: Graph, batches: Batches, observers: Iterable[tuple[Node, Obse
     with torch.inference_mode():
         for batch in batches():
             graph.run(batch, listen=listen)
+
+
+def activations_of(graph: Graph, inputs: Tensor) -> dict[Node, Tensor]:
+    """The ANN's activation where each neuron of a spiking graph stands."""
+    found: dict[Node, Tensor] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        if isinstance(node.op, Neuron):
+            found[node] = value
+
+    graph.run(inputs, listen=listen)
+    return found

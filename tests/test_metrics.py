@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calibrators import with_thresholds
+from calibrators import with_ranges
 from converter.encodings.poisson import Poisson
 from converter.errors import DataError
 from converter.graph import Graph
@@ -22,7 +22,7 @@ from tests.models import parse, weight
 def network(body: str, weights: dict[str, Tensor], inputs: str, threshold: float = 1.0) -> Graph:
     """A spiking network whose thresholds all stand at `threshold`."""
     graph = Spike()(apply(load(parse(body, weights, inputs=inputs)))[0])
-    return with_thresholds(graph, {n: torch.tensor(threshold) for n in graph if isinstance(n.op, Neuron)})
+    return with_ranges(graph, {n: torch.tensor(threshold) for n in graph if isinstance(n.op, Neuron)})
 
 
 def test_a_run_counted_by_hand() -> None:

@@ -41,7 +41,9 @@ class Neuron(Op):
     arguments: ClassVar[tuple[str, ...]] = ("threshold",)
     """The fields `kernel` takes after state and current."""
     alphabet: ClassVar[str] = "binary"
-    """What a spike may be: `binary` {0, θ}, `signed` also negative."""
+    """What a spike may be: `binary` {0, θ}, `signed` also negative, `levels` several thresholds at once."""
+    remembers: ClassVar[bool] = False
+    """Whether the state holds, beside the membrane, the net count of thresholds emitted so far."""
 
     @property
     def kernel(self) -> Kernel:
@@ -68,9 +70,16 @@ class Neuron(Op):
             raise Refusal("has no threshold yet", "run a calibrator, for example percentile")
         return self.threshold
 
+    @property
+    def parts(self) -> int:
+        """How many thresholds a step can say: what a calibrator divides a layer's range by."""
+        return 1
+
     def init(self) -> State:
         """The state before the first step; it broadcasts to the current's shape."""
-        return (self.initial * self.calibrated(),)
+        threshold = self.calibrated()
+        start = self.initial * threshold
+        return (start, torch.zeros_like(threshold)) if self.remembers else (start,)
 
     def step(self, state: State, current: Tensor) -> tuple[State, Tensor]:
         """One time step: (state, current [batch, …]) -> (state, spikes [batch, …])."""
@@ -92,7 +101,8 @@ class Neuron(Op):
 
     def code_init(self, name: str) -> str:
         """The Python expression for `init()`."""
-        return f"({self.initial!r} * {name}.threshold,)"
+        net = f" torch.zeros_like({name}.threshold)" if self.remembers else ""
+        return f"({self.initial!r} * {name}.threshold,{net})"
 
 
 neurons: Registry[type[Neuron]] = Registry("neuron", "converter.neurons")

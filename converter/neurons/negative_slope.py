@@ -38,6 +38,7 @@ class NegativeSlope(Neuron):
 
     slope: Tensor | None = None
     arguments: ClassVar[tuple[str, ...]] = ("threshold", "slope")
+    remembers: ClassVar[bool] = True
     alphabet: ClassVar[str] = "signed"
 
     @property
@@ -54,12 +55,6 @@ class NegativeSlope(Neuron):
     def rate(self, x: Tensor) -> Tensor:
         threshold = self.calibrated()
         return self(torch.minimum(torch.maximum(x, -threshold), threshold))
-
-    def init(self) -> State:
-        return (self.initial * self.calibrated(), torch.zeros_like(self.calibrated()))
-
-    def code_init(self, name: str) -> str:
-        return f"({self.initial!r} * {name}.threshold, torch.zeros_like({name}.threshold))"
 
     def _slope(self) -> Tensor:
         assert self.slope is not None
