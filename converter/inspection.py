@@ -90,8 +90,7 @@ def inspect(
     try:
         ann, _ = load_with_source(path, shapes=shapes, outputs=outputs)
     except Unsupported as error:
-        hint = error.hint or "--output NAME cuts the network before them, if what follows is not needed"
-        return _found(path, None, None, (), error.refusals, hint)
+        return _found(path, None, None, (), error.refusals, error.hint)
     graph, _ = apply(ann.verify())
     # keeping every kind analog refuses nothing, so the whole network can be shown with what is in its way
     everything = {node.op.kind for node in graph}

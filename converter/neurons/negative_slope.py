@@ -38,6 +38,7 @@ class NegativeSlope(Neuron):
 
     slope: Tensor | None = None
     arguments: ClassVar[tuple[str, ...]] = ("threshold", "slope")
+    choosable: ClassVar[bool] = False
     alphabet: ClassVar[str] = "signed"
 
     @property
