@@ -12,6 +12,7 @@ help:  ## show this list
 
 demo: $(INSTALLED)  ## convert the embedded digits network and measure it
 	@echo "== ann2snn convert digits: the embedded network becomes build/digits.snn"
+	@mkdir -p build
 	$(BIN)/ann2snn convert digits -o build/digits.snn --data digits --force
 
 test: lint  ## style, types, and every test that takes seconds

@@ -30,7 +30,7 @@ class Commands(click.Group):
             command = error.ctx.command_path if error.ctx else "ann2snn"
             fail(f"{error.format_message()}\nhint:  {command} --help shows what there is", 2)
         except click.Abort:
-            fail("interrupted; nothing was written", 130)
+            fail("interrupted; nothing half-written is left", 130)
         except Exception:
             import traceback
 

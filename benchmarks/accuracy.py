@@ -53,7 +53,9 @@ def calibrator(asked: str) -> tuple[str, Calibrate]:
         raise argparse.ArgumentTypeError(f"{asked!r}: {error}") from error
 
 
-def curve(name: str, preset: Preset, asked: Sequence[str], settings: Settings) -> dict[str, Any]:
+def curve(
+    name: str, preset: Preset, chosen: Sequence[tuple[str, Calibrate]], settings: Settings
+) -> dict[str, Any]:
     """Convert and measure; what is kept of it."""
     shown = -1
 
@@ -63,7 +65,7 @@ def curve(name: str, preset: Preset, asked: Sequence[str], settings: Settings) -
             shown = now
             print(f"\r{name}: {what} {shown} %  ", end="", file=sys.stderr, flush=True)
 
-    report = convert(preset.model, preset.source, [calibrator(a) for a in asked], settings, progress).report
+    report = convert(preset.model, preset.source, chosen, settings, progress).report
     print("\r" if shown >= 0 else "", end="", file=sys.stderr)
     whole = asdict(report)
     facts = {key: value for key, value in whole.items() if key not in ("curve", "versions", "date", "schema")}

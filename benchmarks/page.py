@@ -108,12 +108,11 @@ def zoo_table(rows: Sequence[Record]) -> str:
     for architecture in ARCHITECTURES:
         of = {row["origin"]: row for row in rows if row["name"] == architecture.name}
         nodes = [of[dialect].get("file_nodes") for dialect in DIALECTS]
-        after = "–".join(
-            map(str, sorted({row["final_nodes"] for row in of.values() if "final_nodes" in row}))
-        )
         read = [row for row in of.values() if row.get("difference") is not None]
         worst = [max(row[key] for row in read) for key in ("difference", "seconds")]
         worst.append(max(row["memory"] / row["bytes"] for row in read))
+        sizes = sorted(row["final_nodes"] for row in read)
+        after = "–".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         costs = f"{worst[0]:.1e}", f"{worst[1]:.2f}", f"{worst[2]:.1f}"
         lines.append([architecture.name, *nodes, after, *costs, states(list(of.values()))])
     return markdown(header, lines)

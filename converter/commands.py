@@ -16,7 +16,6 @@ from converter import diagnose as diagnosing
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import GateError, UsageError
-from converter.exporters import _words as words
 from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
@@ -63,9 +62,10 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     refuse_directory(target, given["force"])
     kinds = [calibrators[name] for name in given["calibrator"]]
     chosen = taken("the calibrator", kinds, given["calibrator"], given, ("percentile", "per_channel"))
-    (neuron_options,) = taken(
-        "the neuron", [neurons[given["neuron"]]], [given["neuron"]], given, ("reset", "initial")
-    )
+    neuron = neurons[given["neuron"]]
+    if not neuron.choosable:
+        raise UsageError(f"the neuron {given['neuron']} has an activation of its own and stands for no ReLU")
+    (neuron_options,) = taken("the neuron", [neuron], [given["neuron"]], given, ("reset", "initial"))
     settings = pipeline.Settings(
         neuron=given["neuron"],
         neuron_options=neuron_options,
@@ -99,7 +99,7 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
 
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         done = pipeline.convert(path, source, steps, settings, progress)
-    toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, RUN_COMMENT)
+    toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, config.RUN)
     artefact.write(done, target, run=toml, force=given["force"])
     report = done.report
     for warning in report.warnings:
@@ -107,25 +107,8 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     if given["as_json"]:
         sys.stdout.write(report.to_json())
     else:
-        show_conversion(report, target, given)
+        show(*terminal.conversion(report, target, every=given["verbose"]))
     gate(report, given["max_drop"])
-
-
-RUN_COMMENT = """ann2snn convert --config run.toml -o DIR repeats this run.
-Paths are as they were given, relative to where it was started."""
-
-
-def show_conversion(report: Report, target: Path, given: Options) -> None:
-    """The result of a conversion, for people."""
-    show(terminal.curve(report.curve, report.ann_accuracy))
-    if given["verbose"]:
-        show(terminal.layers([asdict(layer) for layer in report.layers]))
-        show(*(f"{step.name}: {step.did}" for step in report.steps), *report.pooling, *report.analog)
-    show(
-        f"{report.model.name}: {words.headline(report)}",
-        f"calibrated on {report.data.calibration}; measured on {report.data.measurement}",
-        f"the page: {target / 'report.html'}",
-    )
 
 
 def gate(report: Report, allowed: float | None) -> None:
@@ -137,7 +120,8 @@ def gate(report: Report, allowed: float | None) -> None:
         what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
     if allowed is not None and drop > allowed:
         raise GateError(
-            f"after {last.timesteps} steps the {what} is {drop:.2f} points below the ANN's",
+            f"after {last.timesteps} step{'s' * (last.timesteps > 1)} the {what} is {drop:.2f} points below "
+            "the ANN's",
             why=f"--max-drop allows {allowed:g}; the artefact and its report were written",
             hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
         )
@@ -166,12 +150,7 @@ def evaluate(given: Options) -> None:
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
         print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
         return
-    show(terminal.curve(measured.curve, measured.ann_accuracy))
-    if given["verbose"]:
-        show(terminal.layers([asdict(layer) for layer in measured.layers]))
-    show(
-        terminal.operations(measured.metrics), f"measured on {said}", measured.metrics["energy"]["assumption"]
-    )
+    show(*terminal.evaluation(measured, said, every=given["verbose"]))
 
 
 def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:

@@ -16,6 +16,9 @@ from typing import Any
 from converter.errors import UsageError
 from converter.registry import did_you_mean
 
+RUN = """ann2snn convert --config run.toml -o DIR repeats this run.
+Paths are as they were given, relative to where it was started."""
+"""The comment above a run."""
 Scalar = str | int | float | bool
 Value = Scalar | Sequence[Scalar]
 

@@ -271,7 +271,9 @@ class Reader:
         if refusals:
             count = len(refusals)
             raise Unsupported(
-                f"{self.name} has {count} node{'s' * (count > 1)} that cannot be imported", refusals
+                f"{self.name} has {count} node{'s' * (count > 1)} that cannot be imported",
+                refusals,
+                hint="--output NAME cuts the network before them, if what follows is not needed",
             )
         ends = [self._end(name, values) for name in self._ends()]
         if strict and any(batch_axes(end.shape) != (0,) or end.shape[0] != BATCH for end in ends):

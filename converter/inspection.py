@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import Unsupported
-from converter.graph import Graph, Node, show_shape
+from converter.graph import Graph, Node, show_shape, size_of
 from converter.importer import load_with_source
 from converter.importer import read as read_file
-from converter.metrics import size_of
 from converter.neurons import Neuron
 from converter.passes import apply
 from converter.passes.spike import Spike, in_the_way
@@ -90,8 +89,7 @@ def inspect(
     try:
         ann, _ = load_with_source(path, shapes=shapes, outputs=outputs)
     except Unsupported as error:
-        hint = error.hint or "--output NAME cuts the network before them, if what follows is not needed"
-        return _found(path, None, None, (), error.refusals, hint)
+        return _found(path, None, None, (), error.refusals, error.hint)
     graph, _ = apply(ann.verify())
     # keeping every kind analog refuses nothing, so the whole network can be shown with what is in its way
     everything = {node.op.kind for node in graph}

@@ -6,6 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -17,7 +19,8 @@ from rich.table import Table
 from converter.diagnose import Diagnosis
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
-from converter.report import Point, plain
+from converter.metrics import Measurement
+from converter.report import Point, Report, plain
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -84,11 +87,37 @@ def curve(points: Sequence[Point], ann_accuracy: float | None) -> Table:
     made = table("T", "accuracy", "agreement", "output error", "spikes/neuron")
     for p in points:
         accuracy, agreement = words.percent(p.accuracy), words.percent(p.agreement)
-        error, spikes = words.percent(p.output_error), f"{p.spikes_per_neuron:.3g}"
+        error, spikes = words.percent(p.output_error), f"{p.spikes_per_neuron:.2f}"
         made.add_row(str(p.timesteps), accuracy, agreement, error, spikes)
     made.add_section()
     made.add_row("ANN", words.percent(ann_accuracy), "", "", "", style="bold")
     return made
+
+
+def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
+    """The result of a conversion; with `every`, each layer, and what was done to the network."""
+    shown: list[Any] = [curve(report.curve, report.ann_accuracy)]
+    if every:
+        shown.append(layers([asdict(layer) for layer in report.layers]))
+        shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
+        shown += map(escape, (*report.pooling, *report.analog))
+    return [
+        *shown,
+        escape(f"{report.model.name}: {words.headline(report)}"),
+        escape(f"calibrated on {report.data.calibration}; measured on {report.data.measurement}"),
+        escape(f"the page: {target / 'report.html'}"),
+    ]
+
+
+def evaluation(measured: Measurement, samples: str, *, every: bool) -> list[Any]:
+    """The answers over time and what they cost; `samples` says on what, `every` adds the layers."""
+    return [
+        curve(measured.curve, measured.ann_accuracy),
+        *([layers([asdict(layer) for layer in measured.layers])] if every else []),
+        operations(measured.metrics),
+        escape(f"measured on {samples}"),
+        escape(measured.metrics["energy"]["assumption"]),
+    ]
 
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -305,7 +305,7 @@ def test_the_gate_is_on_agreement_where_there_are_no_labels() -> None:
     arguments = ["convert", "net.onnx", "-o", "out.snn", "--data", "data.npy", "-T", "1", "--initial", "0"]
     result = CliRunner().invoke(cli.main, [*arguments, "--calibration-samples", "4", "--max-drop", "0"])
     assert result.exit_code == 3
-    assert "after 1 steps the agreement is " in result.stderr
+    assert "after 1 step the agreement is " in result.stderr
     assert Path("out.snn").is_dir()
 
 
@@ -383,7 +383,7 @@ def test_ctrl_c_while_measuring_and_while_writing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, name, stop)
-    refused(convert(), "", "error: interrupted; nothing was written", code=130)
+    refused(convert(), "", "error: interrupted; nothing half-written is left", code=130)
 
 
 def test_ctrl_c_in_a_running_process() -> None:
@@ -399,12 +399,13 @@ def test_ctrl_c_in_a_running_process() -> None:
         "data.npz",
     ]
     options = ["--calibration-samples", "4", "-T", "10000000", "-v"]
-    run = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
     assert run.stderr is not None
     assert any("measuring" in line for line in run.stderr)
     run.send_signal(signal.SIGINT)
     said = run.stderr.read()
     run.stderr.close()
     assert run.wait(timeout=30) == 130
-    assert said.strip() == "error: interrupted; nothing was written"
+    assert said.strip() == "error: interrupted; nothing half-written is left"
     assert files() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import cli
-from converter import commands
+from converter import commands, terminal
 from converter.catalogue import KINDS
 from tests.conftest import ROOT
 
@@ -30,6 +32,7 @@ def ann2snn(*arguments: object) -> Result:
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "cli.py"), *arguments]
+    options.setdefault("env", {**os.environ, "OMP_NUM_THREADS": "1"})
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
@@ -190,6 +193,7 @@ def test_a_wrong_line_in_the_file_is_a_usage_error(tmp_path: Path, line: str, sa
         ),
         (["--percentile", "0"], "percentile is 0.0; it lies above 0 and up to 100"),
         (["--neuron", "lif"], "there is no neuron 'lif'"),
+        (["--neuron", "negative-slope"], "the neuron negative-slope has an activation of its own"),
         (["--initial", "2"], "Invalid value for '--initial'"),
         (["-T", "0,1"], "Invalid value for '-T'"),
         (["--normalize", "cifar10", "--mean", "0.5"], "--normalize sets the mean and std"),
@@ -216,7 +220,7 @@ def test_the_gate_exits_with_3_and_everything_is_written(tmp_path: Path) -> None
     assert (passed.exit_code, missed.exit_code) == (0, 3)
     report = json.loads(missed.stdout)
     drop = 100 * (report["ann_accuracy"] - report["curve"][-1]["accuracy"])
-    assert f"after 1 steps the accuracy is {drop:.2f} points below the ANN's" in missed.stderr
+    assert f"after 1 step the accuracy is {drop:.2f} points below the ANN's" in missed.stderr
     assert (tmp_path / "missed.snn" / "report.html").is_file()
 
 
@@ -377,21 +381,39 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     listing.wait()
 
 
-def test_progress_is_for_terminals(tmp_path: Path) -> None:
-    pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of Unix")
-    ours, theirs = pty.openpty()
-    arguments = ["convert", "digits", "-o", str(tmp_path / "n.snn"), "--data", "digits", "-T", "200"]
-    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
-    os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            seen += chunk
-    except OSError:
-        pass  # Linux says so when the other end is closed
-    os.close(ours)
-    assert run.wait() == 0
-    assert b"measuring" in seen
-    assert "━".encode() in seen
+class Terminal(io.StringIO):
+    """A standard error that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stderr", "patience", "quiet", "shown"),
+    [
+        (Terminal, 0.0, False, True),
+        (Terminal, 60.0, False, False),  # the work is done before
+        (Terminal, 0.0, True, False),
+        (io.StringIO, 0.0, False, False),
+    ],
+)
+def test_progress_is_for_terminals_and_for_work_that_takes_long(
+    stderr: type[io.StringIO], patience: float, quiet: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stderr())
+    monkeypatch.setattr(terminal, "PATIENCE", patience)
+    with terminal.Bars(quiet=quiet) as progress:
+        progress("measuring", 5, 10)
+        progress("measuring", 10, 10)
+    said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert ("measuring" in said and "10/10" in said and "━" in said) is shown
+    assert bool(said) is shown
+
+
+def test_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = ["--data", "digits", "--device", "cuda"]
+    result = ann2snn("convert", "digits", "-o", tmp_path / "net.snn", *options)
+    assert (result.exit_code, os.listdir(tmp_path)) == (2, [])
+    assert "there is no CUDA device here\nhint:  --device cpu, or auto" in result.stderr

@@ -40,6 +40,8 @@ class Neuron(Op):
 
     arguments: ClassVar[tuple[str, ...]] = ("threshold",)
     """The fields `kernel` takes after state and current."""
+    choosable: ClassVar[bool] = True
+    """Whether it may stand for a ReLU, so a user may choose it; others have an activation of their own."""
     alphabet: ClassVar[str] = "binary"
     """What a spike may be: `binary` {0, θ}, `signed` also negative, `levels` several thresholds at once."""
     remembers: ClassVar[bool] = False

@@ -39,6 +39,7 @@ class NegativeSlope(Neuron):
     slope: Tensor | None = None
     arguments: ClassVar[tuple[str, ...]] = ("threshold", "slope")
     remembers: ClassVar[bool] = True
+    choosable: ClassVar[bool] = False
     alphabet: ClassVar[str] = "signed"
 
     @property

@@ -1,0 +1,261 @@
+"""The benchmarks measure what they say: distances by hand, right and wrong networks, the results kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from benchmarks import _common, imports, zoo
+from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks._common import RESULTS, markdown, read_result, write_result
+from benchmarks.accuracy import ann_accuracy, calibrator
+from benchmarks.importing import Reference, distance, in_float32, measure
+from benchmarks.page import PAGE, text
+from benchmarks.presets import PRESETS
+from calibrators.percentile import Percentile
+from converter.errors import ModelError
+from converter.graph import Graph
+from converter.ops import Linear
+
+# Fixed at batch 1, also inside the Reshape. The weights of the Gemm are added by `small`.
+SMALL = """
+<ir_version: 8, opset_import: ["": 17]>
+agraph (float[1,2,4,4] image) => (float[1,3] scores)
+<int64[2] shape = {1, 32}>
+{
+    positive = Relu (image)
+    flat = Reshape (positive, shape)
+    scores = Gemm <transB = 1> (flat, weight)
+}
+"""
+
+
+def small(tmp_path: Path, text: str = SMALL, kind: type[np.floating] = np.float32) -> Path:
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).normal(size=(3, 32)).astype(kind)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    path = tmp_path / "small.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in BENCHMARKS)
+
+
+def test_an_unknown_benchmark_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed"]) == 2
+    assert "there is no benchmark 'speed'; one of import, accuracy" in capsys.readouterr().err
+
+
+def test_distance_is_relative_to_the_largest_value_of_each_output() -> None:
+    first, second = torch.tensor([1.0, -4.0]), torch.tensor([0.5])
+    assert distance([first, second], [first, second]) == 0
+    assert distance([torch.tensor([2.0, -4.0]), second], [first, second]) == 0.25  # 1 of 4
+    assert distance([first, torch.tensor([0.75])], [first, second]) == 0.5  # 0.25 of 0.5
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([math.nan, 1.0], [1.0, 1.0]),
+        ([1.0, 1.0], [math.nan, 1.0]),
+        ([math.inf, 1.0], [math.inf, 1.0]),
+        ([1.0], [1.0, 1.0]),
+    ],
+)
+def test_what_cannot_be_compared_is_infinitely_far(ours: list[float], theirs: list[float]) -> None:
+    assert distance([torch.tensor(ours)], [torch.tensor(theirs)]) == math.inf
+
+
+def test_an_answer_where_none_is_expected_is_far_and_zeros_are_not() -> None:
+    assert distance([torch.tensor([1e-3])], [torch.zeros(1)]) > 1
+    assert distance([torch.zeros(2)], [torch.zeros(2)]) == 0
+
+
+def test_a_right_import_is_ok_at_batch_2_too(tmp_path: Path) -> None:
+    row = measure(small(tmp_path))
+    assert row["batch"] == "free"
+    assert set(row["differences"]) == {f"{s}, batch {n}" for s in ("imported", "passed") for n in (1, 2)}
+    assert row["file_nodes"] == 3
+    assert row["seconds"] > 0
+    assert imports.status(row) == "ok"
+
+
+def test_a_wrong_pass_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(graph: Graph) -> tuple[Graph, tuple[()]]:
+        worse = lambda n: replace(n, op=n.op.map_tensors(lambda t: t * 1.001))  # noqa: E731
+        return graph.map(lambda n: worse(n) if isinstance(n.op, Linear) else n), ()
+
+    monkeypatch.setattr("benchmarks.importing.apply", spoil)
+    row = measure(small(tmp_path))
+    assert imports.status(row) == "WRONG"
+    assert row["differences"]["imported, batch 2"] < imports.TOLERANCE
+    assert row["differences"]["passed, batch 2"] == pytest.approx(0.001, rel=1e-3)
+
+
+def test_a_network_of_nan_is_wrong() -> None:
+    assert imports.status({"refused": [], "difference": None}) == "WRONG"
+
+
+def test_a_refusal_names_the_nodes(tmp_path: Path) -> None:
+    path = small(tmp_path, SMALL.replace("Relu (image)", "NonZero (image)"))
+    row = measure(path)
+    assert imports.status(row) == "refused"
+    assert "NonZero" in row["refused"][0]
+
+
+def test_what_is_no_network_is_an_error_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "noise.onnx").write_bytes(b"\xff" * 100)
+    monkeypatch.setattr(imports, "SHARED", tmp_path)
+    row = imports.measured(imports.Case("noise", "shared"))
+    assert row["status"] == "error"
+    assert ModelError.__name__ in row["why"]
+    assert "| noise | shared |" in imports.table([row])
+
+
+def test_a_cut_moves_the_reference_and_the_graph_alike(tmp_path: Path) -> None:
+    row = measure(small(tmp_path), cut=["flat"])
+    assert imports.status(row) == "ok"
+    assert row["graph_nodes"] == 3  # image, Relu, Reshape
+
+
+def test_a_half_precision_file_is_compared_in_float32(tmp_path: Path) -> None:
+    path = small(tmp_path, SMALL.replace("float[", "float16["), np.float16)
+    wide = in_float32(onnx.load(path))
+    assert {t.data_type for t in wide.graph.initializer} == {TensorProto.FLOAT, TensorProto.INT64}
+    assert wide.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    row = measure(path)
+    assert imports.status(row) == "ok"
+    assert "float32" in row["note"]
+
+
+def test_the_reference_of_a_file_fixed_at_batch_1_runs_sample_by_sample(tmp_path: Path) -> None:
+    reference, x = Reference(small(tmp_path)), torch.randn(3, 2, 4, 4)
+    (together,), (last,) = reference.run([x]), reference.run([x[2:]])
+    assert together.shape == (3, 3)
+    assert torch.equal(together[2:], last)
+
+
+def test_a_random_architecture_hides_nothing_behind_a_constant() -> None:
+    architecture = next(a for a in zoo.ARCHITECTURES if a.name == "shufflenet_v2_x1_0")
+    model, again = zoo.build(architecture), zoo.build(architecture)
+    assert not model.training
+    values, repeated = model.state_dict(), again.state_dict()
+    assert not [n for n, v in values.items() if v.numel() > 1 and float(v.min()) == float(v.max())]
+    assert all(torch.equal(value, repeated[name]) for name, value in values.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", zoo.DIALECTS)
+def test_an_architecture_is_exported_imported_and_right(
+    dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    row = imports.measured(imports.Case("squeezenet1_1", dialect))
+    assert row["status"] == "ok", row
+    assert row["batch"] == "free"
+    assert zoo.path_of("squeezenet1_1", dialect).is_relative_to(tmp_path)
+
+
+def test_every_required_architecture_is_there_from_both_exporters() -> None:
+    cases = {(c.name, c.origin) for c in imports.cases(shared=False)}
+    assert len(cases) == 19 * 4
+    assert {"vit_b_16", "densenet121", "deeplabv3_resnet50", "inception_v3"} <= {name for name, _ in cases}
+
+
+def test_a_calibrator_is_named_with_its_options() -> None:
+    assert calibrator("percentile:percentile=99.0,per_channel=False") == (
+        "percentile",
+        Percentile(percentile=99.0, per_channel=False),
+    )
+    for wrong in ("percentle", "percentile:share=1", "percentile:percentile=x", "percentile:percentile=1("):
+        with pytest.raises(argparse.ArgumentTypeError, match=wrong.partition("(")[0]):
+            calibrator(wrong)
+
+
+def test_a_short_curve_is_kept_with_versions_and_without_this_machine_s_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    assert main(["accuracy", "digits", "-T", "1", "16", "--samples", "60", "--name", "short"]) == 0
+    kept = read_result("accuracy-short", tmp_path)
+    assert [point["timesteps"] for point in kept["rows"]] == [1, 16]
+    assert kept["rows"][1]["accuracy"] > kept["rows"][0]["accuracy"]
+    assert kept["data"]["samples"] == 60
+    assert kept["command"].startswith("python -m benchmarks accuracy digits")
+    assert kept["versions"]["torch"] == torch.__version__
+    assert "| ANN | " in capsys.readouterr().out
+
+
+def test_a_file_without_data_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["accuracy", "model.onnx"])
+    assert stopped.value.code == 2
+    assert "needs --data" in capsys.readouterr().err
+
+
+def test_bad_data_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str], digits_model: Path) -> None:
+    assert main(["accuracy", str(digits_model), "--data", "nowhere/"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no file or folder nowhere")
+
+
+def test_a_result_is_plain_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    facts = {"far": math.inf, "third": 1 / 3, "where": str(_common.SHARED / "models"), "pair": (1, None)}
+    kept = json.loads(write_result("x", ["import"], facts).read_text())
+    assert kept["far"] is None
+    assert kept["third"] == 0.333333
+    assert kept["where"] == "../shared/models"
+    assert kept["pair"] == [1, None]
+
+
+def test_a_table_aligns_numbers_to_the_right() -> None:
+    assert markdown("name|s", [["a", 1.5], ["b", None]]) == (
+        "| name | s |\n| --- | ---: |\n| a | 1.5 |\n| b |  |\n"
+    )
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    assert PAGE.read_text() == text(), "run: python -m benchmarks page"
+
+
+def test_no_kept_import_is_wrong() -> None:
+    record = read_result("import")
+    rows = {(r["name"], r["origin"], tuple(r["cut"])): r for r in record["rows"]}
+    assert {(c.name, c.origin, c.cut) for c in imports.cases(shared=False)} <= rows.keys()
+    assert [key for key, row in rows.items() if row["status"] not in ("ok", "refused")] == []
+    assert [name for (name, _, cut), row in rows.items() if row["status"] == "refused"] == ["unet_carvana"]
+    assert record["tolerance"] == imports.TOLERANCE == 1e-4
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_kept_result_tells_where_it_comes_from(path: Path) -> None:
+    record = read_result(path.stem)
+    assert record["command"].startswith("python -m benchmarks ")
+    assert {"python", "torch", "onnx", "onnxruntime"} <= record["versions"].keys()
+    assert record["date"] >= "2026"
+    assert str(_common.ROOT.parent) not in path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.figure is not None])
+def test_the_ann_is_as_accurate_as_its_makers_say(name: str, shared: Path) -> None:
+    preset = PRESETS[name]
+    accuracy = ann_accuracy(preset)
+    assert preset.figure is not None
+    assert abs(accuracy - preset.figure) <= 0.5 * 10**-preset.decimals + 1e-9, f"{accuracy} %"
