@@ -52,11 +52,12 @@ class BiasCorrection:
 
             def fire(node: Node, currents: Tensor) -> Tensor:
                 shift, spikes = self._corrected(node, currents, activations.pop(node))
-                shifts[node.name] = shift
+                if bool(shift.any()):
+                    shifts[node.name] = -shift
                 return spikes
 
             unroll(graph, x, self.timesteps, fire)
-        return shifted(graph, {name: -shift.clone() for name, shift in shifts.items()})
+        return shifted(graph, {name: shift.clone() for name, shift in shifts.items()})
 
     def _samples(self, graph: Graph, batches: Batches) -> Tensor:
         largest = max(size_of(node.shape) for node in graph)

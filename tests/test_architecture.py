@@ -40,12 +40,17 @@ ALLOWED = {
     "converter.neurons": LEAVES,
     "converter.encodings": LEAVES,
     "converter.importer": {"converter.constants", "converter.ops", *LEAVES},
-    "converter.observe": LEAVES,
+    "converter.observe": {"converter.neurons", *LEAVES},
+    "converter.unroll": {"converter.rate", "converter.neurons", *LEAVES},
     "converter.rate": {*SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
     "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},
     "converter.exporters": {"converter.rate", "converter.report", *SPIKING, *LEAVES},
-    "calibrators": {"calibrators.statistics", "converter.observe", *SPIKING, *LEAVES},
+    # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
+    "calibrators": {
+        *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
+        *("converter.passes.fold_affine", *SPIKING, *LEAVES),
+    },
 }
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from converter.errors import Refusal, UsageError
 from converter.neurons import Neuron, State, neurons
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
+from converter.neurons.signed import Signed
 
 ONE = torch.tensor(1.0)
 
@@ -85,10 +87,48 @@ def test_negative_slope_forgets_the_order_of_its_inputs(currents: list[float], s
     assert float(spikes.sum()) == pytest.approx(count if count >= 0 else slope * count, abs=1e-4)
 
 
+def test_a_signed_neuron_takes_back_what_it_gave_and_no_more() -> None:
+    spikes, membranes = trace(Signed(ONE), [0.75, -1.0, -1.0, 1.5, 0.0])
+    # charged to     1.25  -.75   -.75   .75   .75 ;  the count goes 1, 0, 0, 0, 0
+    assert spikes == [1, -1, 0, 0, 0]
+    assert membranes == [0.25, 0.25, -0.75, 0.75, 0.75]
+
+
+def test_levels_by_hand() -> None:
+    spikes, membranes = trace(MultiLevel(ONE, levels=3), [2.75, 4.0, -1.5, -9.0, 0.0])
+    # charged to       3.25  4.25  -.25  -8.25  -5.25 ;  the count goes 3, 6, 5, 2, 0
+    assert spikes == [3, 3, -1, -3, -2]
+    assert membranes == [0.25, 1.25, 0.75, -5.25, -3.25]
+
+
+def test_one_level_is_the_signed_neuron() -> None:
+    currents = torch.randn(50, 40)
+    _, one = MultiLevel(ONE, levels=1).scan(MultiLevel(ONE, levels=1).init(), currents)
+    _, other = Signed(ONE).scan(Signed(ONE).init(), currents)
+    assert torch.equal(one, other)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-0.95, 0.95), min_size=1, max_size=40), st.sampled_from([1, 4]))
+def test_signed_neurons_round_the_total_whatever_came_when(currents: list[float], levels: int) -> None:
+    """N = max(round(X/θ), 0) once the neuron is at rest: You et al., ICML 2024."""
+    total = sum(currents)
+    if abs((total + 0.5) - round(total + 0.5)) < 1e-3:
+        return
+    neuron = MultiLevel(ONE, levels=levels)
+    _, spikes = neuron.scan(neuron.init(), torch.tensor(currents + [0.0] * (2 * len(currents))))
+    assert float(spikes.sum()) == max(math.floor(total + 0.5), 0)
+    assert float(spikes.cumsum(0).min()) >= 0
+
+
 EVERY: list[Neuron] = [
     IntegrateFire(torch.tensor(1.5)),
     IntegrateFire(torch.tensor(1.5), initial=0.0),
     IntegrateFire(torch.tensor([0.5, 1.0, 2.0]), ceiling=2.0),
+    Signed(torch.tensor(1.5)),
+    Signed(torch.tensor([0.5, 1.0, 2.0]), ceiling=2.0),
+    MultiLevel(torch.tensor(0.25), levels=4),
+    MultiLevel(torch.tensor([0.1, 0.5, 0.125]), levels=15),
     NegativeSlope(torch.tensor(2.0), slope=torch.tensor(0.1)),
     NegativeSlope(torch.tensor([0.5, 1.0, 2.0]), slope=torch.tensor([0.1, 0.0, -0.3])),
 ]
@@ -133,14 +173,21 @@ def test_a_reset_that_does_not_exist_is_refused() -> None:
 
 
 def test_the_registry_has_them_by_file_name() -> None:
-    assert dict(neurons) == {"integrate-fire": IntegrateFire, "negative-slope": NegativeSlope}
+    assert dict(neurons) == {
+        "integrate-fire": IntegrateFire,
+        "multi-level": MultiLevel,
+        "negative-slope": NegativeSlope,
+        "signed": Signed,
+    }
 
 
 def test_the_emitted_code_is_the_kernel() -> None:
     from converter.neurons.integrate_fire import integrate_fire, integrate_fire_hard
+    from converter.neurons.multi_level import multi_level
     from converter.neurons.negative_slope import negative_slope
+    from converter.neurons.signed import signed
 
-    known = {f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope)}
+    known = {f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope, signed, multi_level)}
     for neuron in [*EVERY, IntegrateFire(torch.tensor(1.0), reset="hard")]:
         space: dict[str, object] = {**known, "torch": torch, "layer": neuron, "x": torch.randn(4, 3)}
         space["s"] = eval(neuron.code_init("layer"), space)

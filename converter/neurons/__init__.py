@@ -64,7 +64,7 @@ class Neuron(Op):
 
     def rate(self, x: Tensor) -> Tensor:
         """The mean output over many steps of a constant current `x`; same shape as `x`."""
-        return torch.minimum(self(x), self.calibrated())
+        return torch.minimum(self(x), self.parts * self.calibrated())
 
     def calibrated(self) -> Tensor:
         """The threshold. Raises `Refusal` while there is none."""
