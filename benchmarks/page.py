@@ -28,9 +28,8 @@ IMPORT = """\
 
 Every network is read and run beside onnxruntime on the same random input, as imported and after the
 algebraic passes, at the file's batch and at batch 2. *Difference* is max|a − b| / max|b| over every output,
-the largest of these runs; up to {tolerance:.0e} is `ok`. *s* is the time `load` takes in a fresh process,
-part of which is torch loading its shape inference, once; the memory is
-what `load` adds to the process at its peak.
+the largest of these runs; up to {tolerance:.0e} is `ok`. *s* is the time `load` takes in a fresh process, and
+the memory what it adds to the process at its peak; part of both is torch loading its shape inference, once.
 Inputs: {inputs}.
 
 {count} files: {states}. The largest difference of an `ok` one is {worst:.1e}.
@@ -49,12 +48,12 @@ ACCURACY = """\
 ## Accuracy against time
 
 Integrate-and-fire with soft reset and direct current, thresholds from the calibrators named, on samples
-that calibration has not seen. The last column is the ANN on the same samples.
+that calibration has not seen. In percent; the last column is the ANN on the same samples.
 """
 
 DETAIL = """\
-Agreement is the share of samples on which network and ANN choose the same class. Spikes are counted over the
-whole run.
+Agreement is the share of samples on which spiking network and ANN choose the same class, output error is
+|SNN − ANN| / |ANN| averaged over them. Spikes are counted over the whole run.
 """
 
 
@@ -64,11 +63,15 @@ def states(rows: Sequence[Record]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def machine(record: Record) -> str:
-    """What a result was made on, in a line."""
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v != "not installed")
-    threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
-    return f"`{record['command']}`, {record['date'][:10]}, {record['processor']}, {threads}; {versions}.\n"
+def origins(records: Iterable[Record]) -> str:
+    """The commands the results were made by, under what they were made with."""
+    commands: dict[str, list[str]] = {}
+    for record in records:
+        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v != "not installed")
+        threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
+        used = f"Made with {versions}, on {record['processor']}, {threads}:\n"
+        commands.setdefault(used, []).append(f"- `{record['command']}`, {record['date'][:10]}\n")
+    return "\n".join(f"{used}\n{''.join(made)}" for used, made in commands.items())
 
 
 def import_section(record: Record) -> str:
@@ -76,7 +79,7 @@ def import_section(record: Record) -> str:
     rows = record["rows"]
     worst = max(row["difference"] for row in rows if row["status"] == "ok")
     facts = {key: record[key] for key in ("tolerance", "inputs")}
-    parts = [IMPORT.format(count=len(rows), states=states(rows), worst=worst, **facts), machine(record)]
+    parts = [IMPORT.format(count=len(rows), states=states(rows), worst=worst, **facts), origins([record])]
     parts += ["### Networks trained by others\n", shared_table([r for r in rows if r["origin"] == "shared"])]
     refused = [(row, reason) for row in rows for reason in row.get("refused", ())]
     parts += ["Refused:\n", "".join(f"- {row['name']}: {reason}\n" for row, reason in refused)] * bool(
@@ -136,9 +139,8 @@ def accuracy_section(records: dict[str, Record]) -> str:
         ]
         details.append([name, *measured, *ending, len(record["pooling"])])
     curves = markdown(f"network|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
-    header = "network|samples|thresholds|T|agreement|output error|spikes per neuron|max-pools"
-    commands = "".join(f"- {machine(record)}" for record in records.values())
-    return "\n".join([ACCURACY, curves, DETAIL, markdown(header, details), "Made by:\n", commands])
+    header = "network|samples|thresholds|T|agreement, %|output error|spikes per neuron|max-pools"
+    return "\n".join([ACCURACY, curves, DETAIL, markdown(header, details), origins(records.values())])
 
 
 def _options(step: Record) -> str:

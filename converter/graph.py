@@ -153,7 +153,9 @@ class Graph:
         return None if first and first[0] == BATCH else (first[0] if first else 1)
 
     def with_unique_names(self) -> Graph:
-        """The same graph, a repeated node name made unique by a number."""
+        """This graph if every name is, else the same one with repeated names made unique by a number."""
+        if len({node.name for node in self.order}) == len(self.order):
+            return self
         taken: dict[str, int] = {}
 
         def unique(name: str) -> str:
@@ -243,8 +245,12 @@ class Graph:
         return self.map(lambda node: replace(node, op=node.op.map_tensors(lambda t: t.to(device))))
 
     def verify(self) -> Graph:
-        """This graph, if every shape is as inferred anew and every weight finite; else `ModelError`."""
+        """This graph, if names are unique, shapes as inferred anew and weights finite; else `ModelError`."""
+        names: set[str] = set()
         for node in self.order:
+            if node.name in names:
+                raise ModelError(f"two nodes are called '{node.name}'")
+            names.add(node.name)
             for name, tensor in node.op.tensors().items():
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     bad = int((~torch.isfinite(tensor)).sum())

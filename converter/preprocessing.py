@@ -70,9 +70,13 @@ class Preprocessing:
 
     @classmethod
     def normalized(cls, normalize: str, **others: Any) -> Preprocessing:
-        """With the mean and std of `imagenet`, `cifar10`, `none`, or those of `0.5/0.25`, `4,5,6/1,1,1`."""
+        """With the mean and std of `imagenet`, `cifar10`, `none`, or those of `0.5/0.25`, `4,5,6/1,1,1`.
+
+        The known ones follow `channels`; numbers are in the order of the model's channels as they stand.
+        """
         if normalize in NORMALIZATIONS:
-            known_mean, known_std = NORMALIZATIONS[normalize]
+            order = -1 if others.get("channels") == "bgr" else 1
+            known_mean, known_std = (numbers[::order] for numbers in NORMALIZATIONS[normalize])
             return cls(mean=known_mean, std=known_std, **others)
         try:
             mean, std = ([float(number) for number in part.split(",")] for part in normalize.split("/"))

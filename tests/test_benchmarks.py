@@ -243,6 +243,24 @@ def test_no_kept_import_is_wrong() -> None:
     assert record["tolerance"] == imports.TOLERANCE == 1e-4
 
 
+def test_the_kept_import_of_resnet50_took_less_than_three_times_the_file() -> None:
+    rows = [r for r in read_result("import")["rows"] if r["name"] == "resnet50"]
+    assert len(rows) == len(zoo.DIALECTS)
+    assert all(row["memory"] < 3 * row["bytes"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "points"), [("resnet20", 0.5), ("resnet44", 0.5), ("resnet4b", 1.0), ("mnist_cntk", 0.2)]
+)
+def test_a_kept_curve_reaches_the_ann(name: str, points: float) -> None:
+    record = read_result(f"accuracy-{name}")
+    last = record["rows"][-1]
+    assert last["timesteps"] == 256
+    assert 100 * (record["ann_accuracy"] - last["accuracy"]) <= points
+    assert 100 * last["accuracy"] <= 100 * record["ann_accuracy"] + 2  # better than that would be a bug
+    assert record["rows"][0]["accuracy"] < record["ann_accuracy"]  # it does spike: one step is not enough
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_a_kept_result_tells_where_it_comes_from(path: Path) -> None:
     record = read_result(path.stem)

@@ -170,6 +170,13 @@ def test_shapes_are_shown_with_the_batch_as_a_letter(rest: list[int], factor: in
     assert shown == "x".join(["N" if factor == 1 else f"{factor}N", *map(str, rest)])
 
 
+def test_verify_catches_a_name_given_twice() -> None:
+    x = image("x", 2)
+    one = Node.of(Relu(), x, name="same")
+    with pytest.raises(ModelError, match="two nodes are called 'same'"):
+        Graph((x,), (Node.of(Add(), one, x, name="same"),)).verify()
+
+
 def test_repeated_names_become_unique() -> None:
     x = image("x", 2)
     one = Node.of(Relu(), x, name="relu")

@@ -156,6 +156,14 @@ def test_chains_of_clips_become_one_that_starts_at_zero(body: str, expected: dic
     assert kinds(folded(parse(body, weights, inputs="float[N,20] x"))) == expected
 
 
+def test_folding_into_a_shared_node_leaves_its_other_reader_alone() -> None:
+    body = "c = Conv(x, w) a = Mul(c, f) y = Concat<axis=1>(a, c)"
+    weights = {"w": weight(4, 3, 3, 3), "f": torch.tensor(3.0)}
+    graph = folded(parse(body, weights, outputs="float[N,C,H,W] y"))
+    assert kinds(graph) == {"Conv": 2, "Concat": 1}
+    assert [n.name for n in graph] == ["x", "c", "c.2", "y"]
+
+
 def test_layouts_that_change_nothing_go() -> None:
     body = """
         a = Transpose<perm=[0,2,3,1]>(x) b = Transpose<perm=[0,3,1,2]>(a)

@@ -142,3 +142,9 @@ def test_only_images_are_resized(tmp_path: Path) -> None:
     assert "these are float32 4x4" in refused(file, Preprocessing(resize=2)).problem
     file = npz(tmp_path / "u.npz", x=np.zeros((2, 4, 4), dtype=np.uint8))
     assert "smaller than the crop of 5" in refused(file, Preprocessing(crop=5)).problem
+
+
+def test_a_known_normalisation_follows_the_channels_of_the_model() -> None:
+    assert Preprocessing.normalized("imagenet").mean == (0.485, 0.456, 0.406)
+    assert Preprocessing.normalized("imagenet", channels="bgr").mean == (0.406, 0.456, 0.485)
+    assert Preprocessing.normalized("1,2,3/4,5,6", channels="bgr").mean == (1.0, 2.0, 3.0)
