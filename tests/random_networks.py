@@ -171,7 +171,7 @@ def pool(b: Builder) -> None:
 
 
 def global_pool(b: Builder) -> None:
-    if x := b.recent(lambda s: len(s) > 2):
+    if x := b.recent(is_image):
         b.add(b.rng.choice(["GlobalAveragePool", "GlobalMaxPool"]), x)
 
 
