@@ -19,7 +19,7 @@ from converter.errors import GateError, UsageError
 from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import measure
+from converter.metrics import batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply
 from converter.preprocessing import Preprocessing
@@ -135,7 +135,7 @@ def evaluate(given: Options) -> None:
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, said = measured_part(data, stored, given["samples"])
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
-    size = model.graph.batch or given["batch_size"]
+    size = batch_that_fits(model.graph, given["batch_size"])
     warnings = list(
         filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
     )
@@ -174,7 +174,7 @@ def diagnose(given: Options) -> None:
     model = stored.model.to(target)
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, _ = measured_part(data, stored, given["samples"])
-    size, timesteps = model.graph.batch or given["batch_size"], given["timesteps"]
+    size, timesteps = batch_that_fits(model.graph, given["batch_size"]), given["timesteps"]
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "simulating", len(part) * timesteps)
         batches = (x.to(target) for x, _ in data.batches(part, size))

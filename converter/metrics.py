@@ -25,6 +25,8 @@ from converter.report import Layer, Point
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 Progress = Callable[[int], None]
 
+NEURONS_AT_ONCE = 100_000_000
+
 PICOJOULE_MAC = 4.6
 PICOJOULE_AC = 0.9
 ENERGY_ASSUMPTION = (
@@ -288,6 +290,15 @@ def summary(
             "assumption": ENERGY_ASSUMPTION,
         },
     }
+
+
+def batch_that_fits(graph: Graph, wanted: int) -> int:
+    """How many samples of a spiking graph to measure at a time: `wanted`, or fewer where neurons are many.
+
+    Each neuron of each sample takes about 20 bytes; together they stay near 2 GB. A fixed batch is kept.
+    """
+    neurons = sum(size_of(node.shape) for node in graph if isinstance(node.op, Neuron))
+    return graph.batch or max(1, min(wanted, NEURONS_AT_ONCE // max(neurons, 1)))
 
 
 def sample_shape(shape: Shape) -> Shape:

@@ -21,7 +21,7 @@ from converter.files import sha256
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import measure
+from converter.metrics import batch_that_fits, measure
 from converter.neurons import Neuron, neurons
 from converter.observe import Batches
 from converter.passes import apply
@@ -54,6 +54,7 @@ class Settings:
     samples: int | None = None
     """How many samples to measure on; None is all of them."""
     batch_size: int = 100
+    """How many samples to run at a time, at most: fewer are where memory asks for it."""
     seed: int = 0
     device: str = "auto"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -102,7 +103,7 @@ def convert(
     device = settings.torch_device()
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
-    size = graph.batch or settings.batch_size
+    size = batch_that_fits(graph, settings.batch_size)
     ann, graph = ann.to(device), graph.to(device)
 
     def inputs() -> Iterator[Tensor]:

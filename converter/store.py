@@ -38,7 +38,7 @@ def to_json(model: RateModel) -> str:
         "nodes": [
             {
                 "name": n.name,
-                "op": n.op.kind,
+                "op": type(n.op).__name__,
                 "settings": n.op.settings(),
                 "tensors": {field: f"{model.names[n.name]}.{field}" for field in n.op.tensors()},
                 "inputs": [i.name for i in n.inputs],

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import Refusal
-from converter.graph import Constant, Node, Op
+from converter.graph import Constant, Node, Op, batch_axes
 from converter.registry import Lowerings
 
 T = TypeVar("T")
@@ -100,8 +100,6 @@ class NodeView:
 
 def without_batch(value: Tensor) -> Tensor:
     """A constant that was expanded over the batch, with that dimension back at 1 (it broadcasts)."""
-    from converter.graph import batch_axes
-
     for axis in batch_axes(tuple(value.shape)):
         if value.stride(axis) != 0:
             raise Refusal("a constant that differs from sample to sample of the batch has no meaning")

@@ -11,7 +11,7 @@ from converter.encodings.poisson import Poisson
 from converter.errors import DataError
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import count_right, fan_out_of, macs_of, measure, relative_error
+from converter.metrics import batch_that_fits, count_right, fan_out_of, macs_of, measure, relative_error
 from converter.neurons import Neuron
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -125,6 +125,13 @@ def test_relative_error_is_over_all_outputs_of_a_sample() -> None:
     target = [torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.tensor([[4.0], [0.0]])]
     readout = [torch.tensor([[3.0, 3.0], [1.0, 0.0]]), torch.tensor([[0.0], [0.0]])]
     assert relative_error(readout, target).tolist() == [1.0, 0.0]
+
+
+def test_fewer_samples_run_at_a_time_where_neurons_are_many() -> None:
+    small = network("h = Relu(x) y = Gemm(h, w)", {"w": torch.eye(2)}, "float[N,2] x")
+    large = network("y = Relu(x)", {}, "float[N,30000000] x")
+    huge = network("y = Relu(x)", {}, "float[N,300000000] x")
+    assert [batch_that_fits(graph, 100) for graph in (small, large, huge)] == [100, 3, 1]
 
 
 def test_labels_that_do_not_fit_and_no_samples_are_errors() -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands run, its Python runs, its figures are those measured."""
+"""What the README shows is what happens: commands run, Python runs, figures are those measured."""
 
 from __future__ import annotations
 

@@ -58,6 +58,17 @@ class Window:
         )
 
     @property
+    def blind(self) -> bool:
+        """Whether some window lies wholly in the padding."""
+        return any(
+            all(not 0 <= output * stride - before + tap * dilation < size for tap in range(kernel))
+            for count, stride, before, dilation, size, kernel in zip(
+                self.outputs, self.stride, self.before, self.dilation, self.size, self.kernel, strict=True
+            )
+            for output in range(count)
+        )
+
+    @property
     def symmetric(self) -> bool:
         """Whether the padding is the same at both ends."""
         return self.before == self.after

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from converter.errors import Refusal
 from converter.graph import Node, Op
 from converter.ops._basic import AlongAxis
 from converter.ops._window import Window, amounts, window
@@ -88,6 +89,8 @@ def max_pool(view: NodeView) -> Node:
     """Even padding where torch can; else explicit padding, just as much as the windows reach."""
     x = view.data(0)
     at = window(view, x)
+    if at.blind:
+        raise Refusal("one of its windows lies wholly in the padding, so nothing in it is the largest")
     view.attribute("storage_order", 0)  # orders the indices, which are a second output
     even = _as_torch(at, (False, True))
     if even is not None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from converter.graph import Graph, Node
+from converter.graph import Graph, Node, batch_axes
 from converter.ops import Affine, Conv, ConvTranspose, Linear
 
 
@@ -92,7 +92,9 @@ def _into_input(affine: Affine, node: Node, before: Node) -> Node | None:
     weight = op.weight if scale is None else _scale_input(op, scale)
     if affine.shift is None:
         return replace(node, op=replace(op, weight=weight), inputs=(source,))
-    added = replace(op, bias=None)(affine.shift.expand(1, *source.shape[1:]))
+    batch = batch_axes(source.shape)
+    sample = [1 if i in batch else d for i, d in enumerate(source.shape)]
+    added = replace(op, bias=None)(affine.shift.expand(sample))
     added_rank = len(node.shape)
     even = vector(_constant_along(added, axis), added_rank, axis, node.shape[axis])
     if even is not None:
