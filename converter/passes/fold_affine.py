@@ -3,6 +3,7 @@
     Affine ∘ Affine             one Affine
     Affine after Conv, Linear   W' = g·W (output channels),  b' = g·b + h
     Affine before Conv, Linear  W' = W·g (input channels),   b' = b + Σ W·h
+    a shift after Add           into one of the addends, if that can take it
 
 Before a convolution that pads with zeros the shift is not padded: at the border fewer inputs carry it, so
 what it adds is a map over the positions, conv(h, W), and not one number a channel. What cannot be folded
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, Node, batch_axes
-from converter.ops import Affine, Conv, ConvTranspose, Linear
+from converter.ops import Add, Affine, Conv, ConvTranspose, Linear
 
 
 def fold_affine(graph: Graph) -> Graph:
@@ -31,6 +32,8 @@ def _rule(node: Node) -> Node | None:
             return replace(node, op=_compose(inner, outer), inputs=before.inputs)
         case Node(op=Affine() as affine, inputs=(Node(op=Conv() | ConvTranspose() | Linear()) as before,)):
             return _into_output(affine, node, before)
+        case Node(op=Affine(None) as affine, inputs=(Node(op=Add()) as before,)):
+            return _into_addend(affine, node, before)
         case Node(op=Conv() | Linear(), inputs=(Node(op=Affine() as affine) as before,)):
             return _into_input(affine, node, before)
     return None
@@ -67,6 +70,17 @@ def _into_output(affine: Affine, node: Node, before: Node) -> Node | None:
     if shift is not None:
         bias = shift if bias is None else bias + shift
     return replace(before, op=replace(op, weight=weight, bias=bias), shape=node.shape)
+
+
+def _into_addend(affine: Affine, node: Node, before: Node) -> Node | None:
+    """The sum with the shift in the first of its addends that has a bias of its own."""
+    for place, addend in enumerate(before.inputs):
+        if isinstance(addend.op, Conv | ConvTranspose | Linear) and addend.shape == node.shape:
+            shifted = _into_output(affine, replace(node, inputs=(addend,)), addend)
+            if shifted is not None:
+                inputs = (*before.inputs[:place], shifted, *before.inputs[place + 1 :])
+                return replace(before, inputs=inputs)
+    return None
 
 
 def _scale_output(op: Conv | ConvTranspose | Linear, scale: Tensor) -> Tensor:
