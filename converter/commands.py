@@ -207,7 +207,7 @@ def preprocessing(given: Options, base: Preprocessing) -> Preprocessing:
             raise UsageError(
                 "--normalize sets the mean and std; --mean and --std do so too", hint="give one of them"
             )
-        normal = Preprocessing.normalized(given["normalize"])
+        normal = Preprocessing.normalized(given["normalize"], channels=changed.get("channels", base.channels))
         changed |= {"mean": normal.mean, "std": normal.std}
     return replace(base, **changed)
 
