@@ -216,9 +216,24 @@ def inspect(**given: Any) -> int:
     help="Sets thresholds; several: in this order.",
 )
 @click.option("--percentile", type=float, help="For calibrator percentile. [default: 99.9]")
+@click.option("--rounds", type=COUNT, help="For calibrator bias-correction. [default: 3]")
+@click.option(
+    "--target",
+    type=COUNT,
+    metavar="T",
+    help="The run that least-squares and bias-correction are for. [default: the last of -T]",
+)
 @click.option("--per-channel/--per-layer", default=None, help="Thresholds. [default: per-channel]")
 @click.option(
-    "--neuron", type=Thing("neuron", "converter.neurons"), default="integrate-fire", show_default=True
+    "--spikes",
+    type=Written("spikes"),
+    metavar="KIND",
+    help="binary, signed (may take spikes back), or levels:N (up to N at a time). [default: binary]",
+)
+@click.option(
+    "--neuron",
+    type=Thing("neuron", "converter.neurons"),
+    help="Instead of --spikes. [default: integrate-fire]",
 )
 @click.option(
     "--reset", type=click.Choice(["soft", "hard"]), help="After a spike. [default: soft, by subtraction]"

@@ -31,6 +31,4 @@ class Percentile:
         """The thresholds are this percentile of the activations over all batches, to 0.1 %."""
         seen = watch(graph, batches, lambda: Histogram(self.per_channel))
         share = self.percentile / 100
-        return with_ranges(
-            graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()}
-        )
+        return with_ranges(graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()})

@@ -61,13 +61,10 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     target = Path(given["directory"])
     refuse_directory(target, given["force"])
     kinds = [calibrators[name] for name in given["calibrator"]]
-    chosen = taken("the calibrator", kinds, given["calibrator"], given, ("percentile", "per_channel"))
-    neuron = neurons[given["neuron"]]
-    if not neuron.choosable:
-        raise UsageError(f"the neuron {given['neuron']} has an activation of its own and stands for no ReLU")
-    (neuron_options,) = taken("the neuron", [neuron], [given["neuron"]], given, ("reset", "initial"))
+    chosen = calibrator_options(kinds, given)
+    neuron, neuron_options = neuron_of(given)
     settings = pipeline.Settings(
-        neuron=given["neuron"],
+        neuron=neuron,
         neuron_options=neuron_options,
         encoding=given["encoding"],
         timesteps=tuple(sorted(set(given["timesteps"]))),
@@ -183,6 +180,37 @@ def diagnose(given: Options) -> None:
         print(terminal.document(asdict(found)))
     else:
         show(*terminal.diagnosis(found))
+
+
+def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, Any]]:
+    """For each calibrator its options, of those given; one that depends on the run's length is told it."""
+    timed = any(f.name == "timesteps" for kind in kinds for f in fields(kind))
+    if given["target"] is not None and not timed:
+        raise UsageError(f"the calibrator {' or '.join(given['calibrator'])} has no option --target")
+    target = given["target"] or max(given["timesteps"])
+    told = {**given, "timesteps": target if timed else None}
+    return taken(
+        "the calibrator",
+        kinds,
+        given["calibrator"],
+        told,
+        ("percentile", "per_channel", "rounds", "timesteps"),
+    )
+
+
+def neuron_of(given: Options) -> tuple[str, dict[str, Any]]:
+    """The neuron that stands for a ReLU, and its options."""
+    if given["spikes"] is not None and given["neuron"] is not None:
+        raise UsageError("--spikes chooses a neuron and so does --neuron", hint="give one of them")
+    name, levels = config.neuron_for(given["spikes"] or "binary")
+    name = given["neuron"] or name
+    kind = neurons[name]
+    if not kind.choosable:
+        raise UsageError(f"the neuron {name} has an activation of its own and stands for no ReLU")
+    (options,) = taken(
+        "the neuron", [kind], [name], {**given, "levels": levels}, ("reset", "initial", "levels")
+    )
+    return name, options
 
 
 def taken(

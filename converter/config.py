@@ -23,6 +23,10 @@ Scalar = str | int | float | bool
 Value = Scalar | Sequence[Scalar]
 
 
+SPIKES = {"binary": "integrate-fire", "signed": "signed", "levels": "multi-level"}
+"""What a spike may be -> the neuron that emits such spikes."""
+
+
 def dumps(values: Mapping[str, Value], comment: str = "") -> str:
     """The TOML document of `values`, `comment` above it. `tomllib.loads` gives them back, tuples as lists."""
     lines = [f"# {line}" for line in comment.splitlines()]
@@ -98,6 +102,22 @@ def shape_of(value: str) -> tuple[str, tuple[int, ...]]:
     """`image=3,224,224` -> ("image", (3, 224, 224))."""
     name, _, dims = value.rpartition("=")
     return name, tuple(map(int, dims.split(",")))
+
+
+def spikes(value: Any) -> str:
+    """`binary`, `signed` or `levels:N`, as it stands. Raises ValueError for anything else."""
+    neuron_for(str(value))
+    return str(value)
+
+
+def neuron_for(value: str) -> tuple[str, int | None]:
+    """`levels:4` -> ("multi-level", 4): the neuron with these spikes, and its levels where it has them."""
+    name, colon, count = value.partition(":")
+    if not colon and name in SPIKES and name != "levels":
+        return SPIKES[name], None
+    if name == "levels" and count.isdigit() and int(count) >= 1:
+        return SPIKES[name], int(count)
+    raise ValueError(f"{value!r} is none of binary, signed, levels:N with N from 1")
 
 
 def _numbers(value: Any, kind: Callable[[Any], Any]) -> tuple[Any, ...]:

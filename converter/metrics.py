@@ -32,7 +32,8 @@ PICOJOULE_AC = 0.9
 ENERGY_ASSUMPTION = (
     "45 nm CMOS, 32-bit floating point: 4.6 pJ for a multiply-accumulate, 0.9 pJ for an accumulate "
     "(Horowitz, ISSCC 2014); arithmetic only, memory traffic not included; "
-    "the analog first layer is computed once an image"
+    "the analog first layer is computed once an image; "
+    "a spike of several levels counts as one accumulate for each of its bits"
 )
 
 
@@ -269,6 +270,8 @@ def summary(
     values = sum(s.values for s in layers.values())
     spikes = sum(s.spikes for s in layers.values())
     neurons = sum(size_of(n.shape) for n in layers)
+    bits = max((n.op.parts.bit_length() for n in layers if isinstance(n.op, Neuron)), default=1)
+    operations *= bits
     return {
         "footprint": sum(t.numel() * t.element_size() for t in tensors),
         "connection_sparsity": 1

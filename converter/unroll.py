@@ -40,7 +40,10 @@ def unroll(graph: Graph, x: Tensor, timesteps: int, fire: Fire = fire_in_turn) -
         elif node in static:
             have[node] = node.op(*given)
         elif node in step:
-            over_time = [v if i in step else v.expand(timesteps, *v.shape) for i, v in zip(node.inputs, given, strict=True)]
+            over_time = [
+                v if i in step else v.expand(timesteps, *v.shape)
+                for i, v in zip(node.inputs, given, strict=True)
+            ]
             if isinstance(node.op, Neuron):
                 have[node] = fire(node, over_time[0])
             elif node in plan.cumulative:

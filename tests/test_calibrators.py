@@ -144,7 +144,9 @@ def test_least_squares_of_a_gaussian_is_the_known_fixed_point() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 16), st.sampled_from([0.0, 0.5]))
 def test_least_squares_is_the_best_of_its_grid(seed: int, levels: int, initial: float) -> None:
-    values = torch.rand((400, 2), generator=torch.Generator().manual_seed(seed)).pow(3) * torch.tensor([1.0, 50.0])
+    values = torch.rand((400, 2), generator=torch.Generator().manual_seed(seed)).pow(3) * torch.tensor(
+        [1.0, 50.0]
+    )
     histogram = Histogram(True)
     histogram.update(values)
     for column, found in zip(values.double().T, least_squares(histogram, levels, initial), strict=True):
@@ -223,4 +225,6 @@ def test_every_calibrator_sets_every_threshold_above_zero_and_repeats_itself(nam
     assert all(v > 0 for layer in thresholds(once) for v in layer)
     assert thresholds(once) == thresholds(twice)
     if name not in CORRECTORS:
-        assert torch.equal(once.run(batches[0])[0], graph.run(batches[0])[0]), "the ANN's meaning is untouched"
+        assert torch.equal(once.run(batches[0])[0], graph.run(batches[0])[0]), (
+            "the ANN's meaning is untouched"
+        )

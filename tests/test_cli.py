@@ -193,6 +193,13 @@ def test_a_wrong_line_in_the_file_is_a_usage_error(tmp_path: Path, line: str, sa
         ),
         (["--percentile", "0"], "percentile is 0.0; it lies above 0 and up to 100"),
         (["--neuron", "lif"], "there is no neuron 'lif'"),
+        (["--spikes", "levels:0"], "'levels:0' is none of binary, signed, levels:N with N from 1"),
+        (
+            ["--spikes", "signed", "--neuron", "integrate-fire"],
+            "--spikes chooses a neuron and so does --neuron",
+        ),
+        (["--spikes", "signed", "--reset", "hard"], "the neuron signed has no option --reset"),
+        (["--target", "8"], "the calibrator percentile has no option --target"),
         (["--neuron", "negative-slope"], "the neuron negative-slope has an activation of its own"),
         (["--initial", "2"], "Invalid value for '--initial'"),
         (["-T", "0,1"], "Invalid value for '-T'"),
@@ -246,6 +253,25 @@ def test_reset_and_initial_reach_the_neurons(tmp_path: Path) -> None:
     neurons = [node["settings"] for node in graph["nodes"] if node["op"] == "IntegrateFire"]
     assert neurons
     assert all(n["reset"] == "hard" and n["initial"] == 0 for n in neurons)
+
+
+@pytest.mark.parametrize(
+    ("kind", "op", "settings"), [("signed", "Signed", {}), ("levels:4", "MultiLevel", {"levels": 4})]
+)
+def test_the_kind_of_spikes_and_the_run_aimed_at_are_chosen(
+    tmp_path: Path, kind: str, op: str, settings: dict[str, int]
+) -> None:
+    chain = ["--calibrator", "least-squares", "--calibrator", "bias-correction", "--rounds", "1"]
+    target = tmp_path / "n.snn"
+    result = ann2snn("convert", "digits", "-o", target, *QUICK, "--spikes", kind, *chain, "--target", "4")
+    assert result.exit_code == 0, result.stderr
+    nodes = json.loads((target / "graph.json").read_text())["nodes"]
+    assert [n["settings"] for n in nodes if n["op"] == op] == [settings] * 6
+    steps = json.loads((target / "report.json").read_text())["steps"]
+    assert [s["options"] for s in steps[-2:]] == [
+        {"timesteps": 4, "per_channel": True},
+        {"timesteps": 4, "rounds": 1},
+    ]
 
 
 # evaluate, diagnose

@@ -24,7 +24,9 @@ from converter.graph import BATCH, Graph, Input, Node, Op
 from converter.importer import load
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
+from converter.neurons.signed import Signed
 from converter.ops._basic import Add, Affine, Linear, Reshape
 from converter.ops.affine import Conv
 from converter.ops.pooling import MaxPool
@@ -211,6 +213,18 @@ def test_the_embedded_network_answers_the_same_in_both_forms(digits_model: Path,
     model = spiking(digits_model)
     assert agrees(model, 32)
     assert laid_out(source(model), tmp_path) == ""
+
+
+@pytest.mark.parametrize("prototype", [Signed(), MultiLevel(levels=4)], ids=lambda n: n.kind)
+def test_neurons_with_a_memory_answer_the_same_in_both_forms(prototype: Neuron, digits_model: Path) -> None:
+    graph = spiking(digits_model).graph
+
+    def changed(node: Node) -> Node:
+        if not isinstance(node.op, Neuron):
+            return node
+        return replace(node, op=replace(prototype, threshold=node.op.calibrated() / prototype.parts))
+
+    assert agrees(RateModel(graph.map(changed)), 12)
 
 
 @pytest.mark.slow

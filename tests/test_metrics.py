@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import batch_that_fits, count_right, fan_out_of, macs_of, measure, relative_error
 from converter.neurons import Neuron
+from converter.neurons.multi_level import MultiLevel
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.rate import RateModel
@@ -56,6 +59,19 @@ def test_a_run_counted_by_hand() -> None:
     assert found.metrics["activation_sparsity"] == 0.25
     assert found.metrics["energy"]["snn_microjoule"] == pytest.approx(8 * 0.9e-6)
     assert found.metrics["energy"]["ann_microjoule"] == pytest.approx(3 * 4.6e-6)
+
+
+def test_a_spike_of_several_levels_costs_its_bits() -> None:
+    """Currents 0.5 and 1, four levels of ¼: the first step says 2 and 4 levels, 3 bits each, to 2 + 1 weights."""
+    graph = network(
+        "h = Relu(x) y = Gemm(h, w)", {"w": torch.tensor([[1.0, 2.0], [0.0, 4.0]])}, "float[N,2] x"
+    )
+    levels = graph.map(
+        lambda n: replace(n, op=MultiLevel(torch.tensor(0.25), levels=4)) if isinstance(n.op, Neuron) else n
+    )
+    found = measure(RateModel(levels), levels, [(torch.tensor([[0.5, 1.0]]), None)], (1,)).metrics
+    assert found["synaptic_operations"]["Effective_ACs"] == 3 * (2 + 1)
+    assert found["spikes_per_neuron"] == 1.0
 
 
 def test_clipped_and_silent_shares_by_hand() -> None:

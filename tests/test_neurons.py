@@ -187,7 +187,9 @@ def test_the_emitted_code_is_the_kernel() -> None:
     from converter.neurons.negative_slope import negative_slope
     from converter.neurons.signed import signed
 
-    known = {f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope, signed, multi_level)}
+    known = {
+        f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope, signed, multi_level)
+    }
     for neuron in [*EVERY, IntegrateFire(torch.tensor(1.0), reset="hard")]:
         space: dict[str, object] = {**known, "torch": torch, "layer": neuron, "x": torch.randn(4, 3)}
         space["s"] = eval(neuron.code_init("layer"), space)

@@ -24,7 +24,11 @@ BODY = """
     c1 = Conv<pads=[1,1,1,1]>(p0, w1) a1 = Add(c1, p0) l1 = LeakyRelu<alpha=0.2>(a1) s1 = Sigmoid(l1)
     k1 = Concat<axis=1>(s1, p0) c2 = Conv(k1, w2) r2 = Relu(c2) f = Flatten(r2) g = Gemm(f, w3) y = Softmax(g)
 """
-WEIGHTS = {"w": weight(4, 3, 3, 3), "w1": weight(4, 4, 3, 3, seed=1, scale=0.2), "w2": weight(5, 8, 2, 2, seed=2)}
+WEIGHTS = {
+    "w": weight(4, 3, 3, 3),
+    "w1": weight(4, 4, 3, 3, seed=1, scale=0.2),
+    "w2": weight(5, 8, 2, 2, seed=2),
+}
 
 
 def network(neuron: Neuron) -> Graph:
