@@ -53,9 +53,9 @@ calibrators: Registry[type[Calibrator]] = Registry("calibrator", "calibrators")
 def with_ranges(graph: Graph, ranges: Mapping[Node, Tensor]) -> Graph:
     """The graph with thresholds such that a neuron which says all it can at every step says these values.
 
-    None is above its activation's ceiling and none zero. A channel that was silent on the calibration data has
-    no scale of its own and takes its layer's; a layer that was silent takes 1. A threshold of zero would fire
-    at every step.
+    None is above its activation's ceiling and none zero. A channel that was silent on the calibration data
+    has no scale of its own and takes its layer's; a layer that was silent takes 1. A threshold of zero would
+    fire at every step.
     """
     new = {
         node.name: _sound(node.op, value) / node.op.parts

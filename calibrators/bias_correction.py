@@ -2,7 +2,7 @@
 
 Layer by layer from the input, each layer seeing its already corrected, *spiking* predecessors:
 
-    δ_c ← δ_c + mean(o_c) − mean(a_c)        o: mean spikes over T steps, a: ANN activation, over samples and places
+    δ_c ← δ_c + mean(o_c) − mean(a_c)     o: mean spikes over T steps, a: ANN activation; over samples, places
     current ← current − δ
 
 The shift is folded into the weights before it, so it costs nothing at run time (Li et al., ICML 2021). One
@@ -27,7 +27,7 @@ from converter.passes.fold_affine import fold_affine
 from converter.unroll import fire_in_turn, unroll
 
 MEMORY = 1 << 30
-"""Bytes that the largest value of the run, over all steps and samples, may take: samples beyond are left out."""
+"""Bytes that the largest value of the run may take, over all steps: samples beyond are left out."""
 
 
 @calibrators.register
@@ -93,7 +93,7 @@ def error_of(spikes: Tensor, activation: Tensor) -> float:
 
 
 def shifted(graph: Graph, shifts: dict[str, Tensor]) -> Graph:
-    """The graph with `shifts` added to its neurons' currents, in the biases before them where that is exact."""
+    """The graph with `shifts` added to its neurons' currents, in the biases before them where possible."""
 
     def rule(node: Node) -> Node:
         if node.name not in shifts or not isinstance(node.op, Neuron):

@@ -5,7 +5,7 @@ membrane. A lower θ rounds finer and clips more; the best of a grid is taken, f
 
     θ = argmin over r of Σ (code(x; r · max x) − x)²,   r = 1.00, 0.99, …, 0.05
 
-over a streamed histogram of x (MMSE: Li et al., ICML 2021). It depends on T: calibrate for the T you will run.
+over a streamed histogram of x (MMSE: Li et al., ICML 2021). It depends on T: calibrate for the T you run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from converter.graph import Graph, Input, Node
+from converter.graph import Graph, Node, Op
 from converter.neurons import Neuron
 from converter.rate import Plan
 
@@ -29,52 +29,59 @@ def fire_in_turn(node: Node, currents: Tensor) -> Tensor:
 def unroll(graph: Graph, x: Tensor, timesteps: int, fire: Fire = fire_in_turn) -> tuple[Tensor, ...]:
     """The outputs after `timesteps` steps for a constant input current `x` [batch, …], one tensor each."""
     plan = Plan.of(graph)
-    static, step = set(plan.static), set(plan.step)
+    static = frozenset(plan.static)
     left = {node: len(users) for node, users in graph.users().items()}
     have: dict[Node, Tensor] = {graph.inputs[0]: x}
     means: dict[Node, Tensor] = {}
-    for node in graph:
-        given = [have.get(i, means.get(i)) for i in node.inputs] if node in static | step else []
-        if isinstance(node.op, Input):
-            pass
-        elif node in static:
-            have[node] = node.op(*given)
-        elif node in step:
-            over_time = [
-                v if i in step else v.expand(timesteps, *v.shape)
-                for i, v in zip(node.inputs, given, strict=True)
-            ]
-            if isinstance(node.op, Neuron):
-                have[node] = fire(node, over_time[0])
-            elif node in plan.cumulative:
-                have[node] = _cumulative(node, over_time)
-            else:
-                have[node] = _each_step(node, over_time)
+    for node in (*plan.static, *plan.step):
+        if node in static:
+            if node not in have:
+                have[node] = node.op(*(have[i] for i in node.inputs))
+        else:
+            given = [over_time(have[i], timesteps) if i in static else have[i] for i in node.inputs]
+            have[node] = _run(node, given, fire, cumulative=node in plan.cumulative)
         if node in plan.frontier:
-            means[node] = have[node].mean(0) if node in step else have[node]
+            means[node] = have[node] if node in static else have[node].mean(0)
         for source in node.inputs:
             left[source] -= 1
             if not left[source]:
-                have.pop(source, None)
+                del have[source]
     for node in plan.head:
         means[node] = node.op(*(means[i] for i in node.inputs))
     return tuple(means[o] for o in graph.outputs)
 
 
-def _each_step(node: Node, values: Sequence[Tensor]) -> Tensor:
-    """A linear op, all steps as one batch."""
-    steps, batch = values[0].shape[:2]
-    return node.op(*(v.flatten(0, 1) for v in values)).unflatten(0, (steps, batch))
+def over_time(value: Tensor, timesteps: int) -> Tensor:
+    """The same value at every step: [batch, …] -> [steps, batch, …], without the memory."""
+    return value.expand(timesteps, *value.shape)
 
 
-def _cumulative(node: Node, values: Sequence[Tensor]) -> Tensor:
-    """Telescoping: the changes of the op over the running sums (homogeneous), or of t · op over the running means."""
-    steps, batch = values[0].shape[:2]
+def _run(node: Node, values: Sequence[Tensor], fire: Fire, *, cumulative: bool) -> Tensor:
+    if isinstance(node.op, Neuron):
+        return fire(node, values[0])
+    return _cumulative(node.op, values) if cumulative else _each_step(node.op, values)
+
+
+def _each_step(op: Op, values: Sequence[Tensor]) -> Tensor:
+    """An op without a state, all steps as one batch."""
+    result = op(*(v.flatten(0, 1) for v in values))
+    return result.reshape(*values[0].shape[:2], *result.shape[1:])
+
+
+def _cumulative(op: Op, values: Sequence[Tensor]) -> Tensor:
+    """Telescoping: the changes of the op over running sums (homogeneous), or of t · op over running means."""
     sums = [v.cumsum(0) for v in values]
-    time = torch.arange(1, steps + 1, device=sums[0].device, dtype=sums[0].dtype)
-    if not node.op.homogeneous:
-        sums = [s / time.reshape(-1, *[1] * (s.dim() - 1)) for s in sums]
-    result = node.op(*(s.flatten(0, 1) for s in sums)).unflatten(0, (steps, batch))
-    if not node.op.homogeneous:
-        result = result * time.reshape(-1, *[1] * (result.dim() - 1))
-    return torch.diff(result, dim=0, prepend=torch.zeros_like(result[:1]))
+    if op.homogeneous:
+        return _changes(_each_step(op, sums))
+    time = torch.arange(1, len(sums[0]) + 1, device=sums[0].device, dtype=sums[0].dtype)
+
+    def along(value: Tensor) -> Tensor:
+        return time.reshape(-1, *[1] * (value.dim() - 1))
+
+    result = _each_step(op, [s / along(s) for s in sums])
+    return _changes(result * along(result))
+
+
+def _changes(totals: Tensor) -> Tensor:
+    """What each step adds to the total before it."""
+    return torch.diff(totals, dim=0, prepend=torch.zeros_like(totals[:1]))

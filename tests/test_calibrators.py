@@ -180,9 +180,9 @@ def test_bias_correction_brings_unseen_answers_closer(neuron: Neuron, digits_mod
 
 
 def test_bias_correction_by_hand() -> None:
-    """Threshold 1, T = 1: 0.3 and 0.4 do not fire, the mean activation is 0.35; a shift of 0.35 makes both fire.
+    """Threshold 1, T = 1: 0.3 and 0.4 do not fire; a shift of their mean 0.35 makes both fire.
 
-    That is worse than silence on the held-out sample (0.65² and 0.6² against 0.3² and 0.4²), so it is dropped.
+    That is worse than silence on the held-out half (0.7² and 0.6² against 0.3² and 0.4²), so it is dropped.
     """
     graph = spiking("y = Relu(x)", {}, "float[N,1] x")
     neuron = graph.outputs[0].op

@@ -62,7 +62,7 @@ def test_a_run_counted_by_hand() -> None:
 
 
 def test_a_spike_of_several_levels_costs_its_bits() -> None:
-    """Currents 0.5 and 1, four levels of ¼: the first step says 2 and 4 levels, 3 bits each, to 2 + 1 weights."""
+    """Currents 0.5 and 1, levels of ¼: the first step says 2 and 4 levels, 3 bits each, to 2 + 1 weights."""
     graph = network(
         "h = Relu(x) y = Gemm(h, w)", {"w": torch.tensor([[1.0, 2.0], [0.0, 4.0]])}, "float[N,2] x"
     )

@@ -20,7 +20,8 @@ from converter.unroll import fire_in_turn, unroll
 from tests.models import parse, weight
 
 BODY = """
-    c0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(c0) p0 = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r0)
+    c0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(c0)
+    p0 = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r0)
     c1 = Conv<pads=[1,1,1,1]>(p0, w1) a1 = Add(c1, p0) l1 = LeakyRelu<alpha=0.2>(a1) s1 = Sigmoid(l1)
     k1 = Concat<axis=1>(s1, p0) c2 = Conv(k1, w2) r2 = Relu(c2) f = Flatten(r2) g = Gemm(f, w3) y = Softmax(g)
 """
