@@ -146,3 +146,10 @@ def test_every_calibrator_sets_every_threshold_above_zero_and_repeats_itself(nam
     assert all(v > 0 for layer in thresholds(once) for v in layer)
     assert thresholds(once) == thresholds(twice)
     assert torch.equal(once.run(batches[0])[0], graph.run(batches[0])[0]), "the ANN's meaning is untouched"
+
+
+def test_where_dimension_1_is_the_batch_a_layer_has_one_threshold() -> None:
+    body = "t = Transpose<perm=[1,0,2]>(x) r = Relu(t) y = Transpose<perm=[1,0,2]>(r)"
+    graph = Spike()(apply(load(parse(body, inputs="float[N,5,6] x", outputs="float[N,A,B] y")))[0])
+    for calibrate in (Maximum(), Percentile()):
+        assert len(thresholds(calibrate(graph, lambda: weight(7, 5, 6).split(4)))[0]) == 1
