@@ -157,10 +157,16 @@ def text(folder: Path = RESULTS) -> str:
     parts = [HEAD]
     if (folder / "import.json").is_file():
         parts.append(import_section(read_result("import", folder)))
-    kept = [name for name in PRESETS if (folder / f"accuracy-{name}.json").is_file()]
-    if kept:
+    curves = [path.stem.removeprefix("accuracy-") for path in folder.glob("accuracy-*.json")]
+    if kept := sorted(curves, key=_place):
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     return "\n".join(parts)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """In the order of the presets, each followed by its variants (`resnet44-maximum`), then the rest."""
+    preset = name.partition("-")[0]
+    return [*PRESETS, preset].index(preset), name
 
 
 def main(arguments: Sequence[str]) -> int:

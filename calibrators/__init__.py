@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from converter.graph import Graph, Node
+from converter.graph import Graph, Node, batch_axes
 from converter.neurons import Neuron
 from converter.observe import Batches, Observer, observe
 from converter.registry import Registry
@@ -40,9 +40,16 @@ class Watched(Generic[S]):
         self.statistic.update(self.neuron.magnitude(value))
 
 
-def watch(graph: Graph, batches: Batches, statistic: Callable[[], S]) -> dict[Node, S]:
-    """One `statistic()` for each neuron, having seen the neuron's ANN activation over all batches."""
-    watched = {node: Watched(node.op, statistic()) for node in graph if isinstance(node.op, Neuron)}
+def watch(graph: Graph, batches: Batches, statistic: Callable[[bool], S]) -> dict[Node, S]:
+    """One statistic for each neuron, having seen the neuron's ANN activation over all batches.
+
+    `statistic(has_channels)` makes it: whether dimension 1 may have values of its own, not being the batch.
+    """
+    watched = {
+        node: Watched(node.op, statistic(1 not in batch_axes(node.shape)))
+        for node in graph
+        if isinstance(node.op, Neuron)
+    }
     observe(graph, batches, [(node.inputs[0], one) for node, one in watched.items()])
     return {node: one.statistic for node, one in watched.items()}
 

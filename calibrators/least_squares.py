@@ -40,7 +40,7 @@ class LeastSquares:
 
     def __call__(self, graph: Graph, batches: Batches) -> Graph:
         """The thresholds are those of least squared error over all batches."""
-        seen = watch(graph, batches, lambda: Histogram(self.per_channel))
+        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels))
         ranges = {}
         for node, histogram in seen.items():
             assert isinstance(node.op, Neuron)

@@ -23,5 +23,5 @@ class Maximum:
 
     def __call__(self, graph: Graph, batches: Batches) -> Graph:
         """The thresholds are the largest activations over all batches."""
-        seen = watch(graph, batches, lambda: Largest(self.per_channel))
+        seen = watch(graph, batches, lambda has_channels: Largest(self.per_channel and has_channels))
         return with_ranges(graph, {n: as_threshold(s.value(), len(n.shape)) for n, s in seen.items()})

@@ -29,6 +29,6 @@ class Percentile:
 
     def __call__(self, graph: Graph, batches: Batches) -> Graph:
         """The thresholds are this percentile of the activations over all batches, to 0.1 %."""
-        seen = watch(graph, batches, lambda: Histogram(self.per_channel))
+        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels))
         share = self.percentile / 100
         return with_ranges(graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()})

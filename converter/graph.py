@@ -235,9 +235,12 @@ class Graph:
         for node, value in zip(self.inputs, values, strict=True):
             want, have = node.shape, tuple(value.shape)
             if len(want) != len(have) or any(w not in (h, BATCH) for w, h in zip(want, have, strict=True)):
+                only_batch = len(want) > 1 and want[1:] == have[1:]
                 raise ModelError(
                     f"input '{node.name}' of {self.name} is {show_shape(want)}, {show_shape(have)} was given",
-                    hint="check --layout, --resize and --channels" if want != have else "",
+                    hint="it was exported for this batch alone; a new export can leave the batch free"
+                    if only_batch
+                    else "check --layout, --resize and --channels",
                 )
 
     def to(self, device: torch.device | str) -> Graph:
@@ -252,8 +255,7 @@ class Graph:
                 raise ModelError(f"two nodes are called '{node.name}'")
             names.add(node.name)
             for name, tensor in node.op.tensors().items():
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    bad = int((~torch.isfinite(tensor)).sum())
+                if tensor.is_floating_point() and (bad := non_finite(tensor)):
                     raise ModelError(
                         f"{node.where} has {bad} non-finite values (NaN or infinite) in its {name}",
                         hint="the checkpoint is damaged, or its training diverged",
@@ -309,6 +311,11 @@ def _topological(inputs: Sequence[Node], outputs: Sequence[Node]) -> tuple[Node,
     return tuple(done)
 
 
+def non_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite. A sum is finite only if every term is: the cheap look first."""
+    return 0 if bool(torch.isfinite(tensor.sum())) else int((~torch.isfinite(tensor)).sum())
+
+
 def infer_shape(op: Op, *shapes: Shape) -> Shape:
     """The shape `op` gives on inputs of these shapes, by running it on the meta device (no memory, no work).
 
@@ -344,5 +351,5 @@ def size_of(shape: Shape) -> int:
     """How many values one sample has."""
     size = 1
     for d in shape:
-        size *= d // BATCH if d % BATCH == 0 and d >= BATCH else d
+        size *= d // BATCH if batch_axes((d,)) else d
     return size

@@ -79,9 +79,10 @@ def load_with_source(
     )
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    order = _ordered(proto)
-    owned = not isinstance(model, ModelProto)
-    reader = Reader(proto, folder, name, order, dict(shapes or {}), tuple(outputs or ()), owned)
+    weights = _weights(proto, folder)
+    if not isinstance(model, ModelProto):
+        proto = _without_weights(proto)  # one copy in memory, not two
+    reader = Reader(proto, weights, name, _ordered(proto), dict(shapes or {}), tuple(outputs or ()))
     return reader.read(), source
 
 
@@ -103,6 +104,21 @@ def read(model: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Path, 
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"'{path}' holds no ONNX network", hint="is it a TensorFlow, PyTorch or text file?")
     return proto, path.parent, path.stem
+
+
+def _weights(proto: ModelProto, folder: Path) -> dict[str, Tensor]:
+    if sparse := [t.values.name for t in proto.graph.sparse_initializer]:
+        raise ModelError(f"the weight '{sparse[0]}' is stored sparse", hint="store it dense")
+    return {t.name: to_torch(t, folder) for t in proto.graph.initializer}
+
+
+def _without_weights(proto: ModelProto) -> ModelProto:
+    """A copy; the memory of a field that is only cleared is kept as long as the message."""
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("raw_data")
+    slim = ModelProto()
+    slim.CopyFrom(proto)
+    return slim
 
 
 def _opset(proto: ModelProto) -> int:
@@ -179,17 +195,14 @@ class Reader:
     """One reading of one file."""
 
     proto: ModelProto
-    folder: Path
+    weights: dict[str, Tensor]
     name: str
     order: list[NodeProto]
     shapes: dict[str, Sequence[int]]
     cut: tuple[str, ...]
-    owned: bool
-    """Whether the parsed file is ours alone, so that its copy of the weights may be dropped."""
 
     def read(self) -> Graph:
-        weights = self._initializers()
-        inputs = [i for i in self.proto.graph.input if i.name not in weights]
+        inputs = [i for i in self.proto.graph.input if i.name not in self.weights]
         if unknown := set(self.shapes) - {i.name for i in inputs}:
             names = ", ".join(i.name for i in inputs)
             raise UsageError(f"the model has no input {sorted(unknown)[0]!r}", hint=f"its inputs: {names}")
@@ -198,19 +211,10 @@ class Reader:
         free = [self._input(i, BATCH) for i in inputs]
         if all(node.shape and node.shape[0] == BATCH for node in free):
             try:
-                return self._lower(free, weights, strict=True)
+                return self._lower(free, strict=True)
             except (NeedsFixedBatch, Refusal, ModelError):
                 pass  # read again below, at the batch it was exported with; errors are told from there
-        return self._lower([self._input(i, 1) for i in inputs], weights, strict=False)
-
-    def _initializers(self) -> dict[str, Tensor]:
-        weights = {t.name: to_torch(t, self.folder) for t in self.proto.graph.initializer}
-        if sparse := [t.values.name for t in self.proto.graph.sparse_initializer]:
-            raise ModelError(f"the weight '{sparse[0]}' is stored sparse", hint="store it dense")
-        if self.owned:
-            for tensor in self.proto.graph.initializer:
-                tensor.ClearField("raw_data")  # the weights are in `weights` now: one copy, not two
-        return weights
+        return self._lower([self._input(i, 1) for i in inputs], strict=False)
 
     def _input(self, value: onnx.ValueInfoProto, batch: int) -> Node:
         kind = value.type.tensor_type
@@ -244,10 +248,10 @@ class Reader:
     def _only_cast(self, name: str) -> bool:
         return all(node.op_type == "Cast" for node in self.order if name in node.input)
 
-    def _lower(self, inputs: list[Node], weights: dict[str, Tensor], *, strict: bool) -> Graph:
+    def _lower(self, inputs: list[Node], *, strict: bool) -> Graph:
         """`strict`: the batch is free; raises `NeedsFixedBatch` where the network contradicts that."""
         opset = _opset(self.proto)
-        values: dict[str, Value] = {**weights, **{i.name: i for i in inputs}, "": None}
+        values: dict[str, Value] = {**self.weights, **{i.name: i for i in inputs}, "": None}
         refusals: list[tuple[str, str]] = []
         needed = self._needed()
         for node in self.order:
@@ -355,14 +359,8 @@ class Reader:
 
 
 def _check_batch(node: Node) -> None:
-    """The batch must be there, once, and must not be what the op works along."""
-    axes = batch_axes(node.shape)
-    if len(axes) != 1:
-        raise NeedsFixedBatch
-    along = getattr(node.op, "axis", None)
-    if along is not None and along % len(node.shape) in batch_axes(
-        node.inputs[0].shape if node.inputs else ()
-    ):
+    """The batch must be there, once: in `node` and in what its lowering made on the way to it."""
+    if len(batch_axes(node.shape)) != 1:
         raise NeedsFixedBatch
     for source in node.inputs:
         if batch_axes(source.shape):

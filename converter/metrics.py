@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import DataError, Refusal
-from converter.graph import BATCH, Graph, Node, Shape, size_of
+from converter.graph import BATCH, Graph, Node, Shape, batch_axes, size_of
 from converter.neurons import Neuron
 from converter.observe import activations_of
 from converter.ops import Conv, ConvTranspose, Linear
@@ -240,10 +240,11 @@ def _length(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def fan_out_of(node: Node) -> Tensor:
-    """How many non-zero weights each input of a synapse reaches: [1, …] of the input's shape."""
+    """How many non-zero weights each input of a synapse reaches: the input's shape, 1 where the batch is."""
     ones = node.op.map_tensors(lambda t: (t != 0).to(t.dtype))
     assert isinstance(ones, Conv | ConvTranspose | Linear)
-    shape = [1 if d == BATCH else d for d in node.inputs[0].shape]
+    batch = batch_axes(node.inputs[0].shape)
+    shape = [1 if i in batch else d for i, d in enumerate(node.inputs[0].shape)]
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros(shape, device=ones.weight.device, requires_grad=True)
         replace(ones, bias=None, weight=ones.weight.clone())(x).sum().backward()
@@ -252,10 +253,15 @@ def fan_out_of(node: Node) -> Tensor:
     return x.grad
 
 
-def macs_of(graph: Graph) -> float:
-    """Multiply-accumulates of one ANN inference for one sample (weights that are zero left out)."""
-    weighted = (n for n in graph if isinstance(n.op, Conv | ConvTranspose | Linear))
-    return sum(float(fan_out_of(n).sum(dtype=torch.float64)) for n in weighted)
+def macs_of(nodes: Iterable[Node]) -> float:
+    """Multiply-accumulates of these nodes for one sample of the ANN (weights that are zero left out)."""
+    total = 0.0
+    for node in nodes:
+        if isinstance(node.op, Conv | ConvTranspose | Linear):
+            shape = node.inputs[0].shape
+            rows = size_of(tuple(shape[i] for i in batch_axes(shape)))  # 12 of a sample, where it is 12N
+            total += rows * float(fan_out_of(node).sum(dtype=torch.float64))
+    return total
 
 
 def summary(
@@ -264,9 +270,7 @@ def summary(
     """The NeuroBench metrics of a run, for one sample."""
     tensors = [t for node in model.graph for t in node.op.tensors().values()]
     weights = [n.op.weight for n in model.graph if isinstance(n.op, Conv | ConvTranspose | Linear)]
-    analog = [n for n in model.plan.static if isinstance(n.op, Conv | ConvTranspose | Linear)]
-    macs_static = sum(float(fan_out_of(n).sum(dtype=torch.float64)) for n in analog)
-    macs = macs_of(model.graph)
+    macs, macs_static = macs_of(model.graph), macs_of(model.plan.static)
     values = sum(s.values for s in layers.values())
     spikes = sum(s.spikes for s in layers.values())
     neurons = sum(size_of(n.shape) for n in layers)
@@ -305,5 +309,6 @@ def batch_that_fits(graph: Graph, wanted: int) -> int:
 
 
 def sample_shape(shape: Shape) -> Shape:
-    """The shape of one sample: without the batch dimension."""
-    return shape[1:]
+    """The shape of one sample: without the batch, wherever it stands."""
+    batch = batch_axes(shape) or (0,)
+    return tuple(size_of((d,)) for i, d in enumerate(shape) if i not in batch or d > BATCH)

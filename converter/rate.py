@@ -213,6 +213,8 @@ class RateModel(nn.Module):
             raise UsageError(f"timesteps is {timesteps}; a simulation takes at least 1")
         steps = zip(range(1, timesteps + 1), self.iterate(x, listen), strict=False)
         kept = [readout for t, readout in steps if at is None or t in at]
+        if not kept:
+            raise UsageError(f"none of the steps {list(at or ())} is among the {timesteps} of the simulation")
         stacked = tuple(torch.stack(each) for each in zip(*kept, strict=True))
         return stacked[0] if len(stacked) == 1 else stacked
 

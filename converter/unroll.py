@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from converter.graph import Graph, Node, Op
+from converter.errors import Unsupported
+from converter.graph import BATCH, Graph, Node, Op, show_shape
 from converter.neurons import Neuron
 from converter.rate import Plan
 
@@ -27,8 +28,19 @@ def fire_in_turn(node: Node, currents: Tensor) -> Tensor:
 
 
 def unroll(graph: Graph, x: Tensor, timesteps: int, fire: Fire = fire_in_turn) -> tuple[Tensor, ...]:
-    """The outputs after `timesteps` steps for a constant input current `x` [batch, …], one tensor each."""
+    """The outputs after `timesteps` steps for a constant input current `x` [batch, …], one tensor each.
+
+    Raises `Unsupported` where the batch does not stand first: steps and batch are run as one dimension.
+    """
     plan = Plan.of(graph)
+    if astray := [node for node in plan.step if node.shape[:1] != (BATCH,)]:
+        raise Unsupported(
+            f"{graph.name} cannot be run operator by operator",
+            [
+                (node.where, f"the batch does not stand first in its {show_shape(node.shape)}")
+                for node in astray
+            ],
+        )
     static = frozenset(plan.static)
     left = {node: len(users) for node, users in graph.users().items()}
     have: dict[Node, Tensor] = {graph.inputs[0]: x}

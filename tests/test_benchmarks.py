@@ -250,7 +250,7 @@ def test_the_kept_import_of_resnet50_took_less_than_three_times_the_file() -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "points"), [("resnet20", 0.5), ("resnet44", 0.5), ("resnet4b", 1.0), ("mnist_cntk", 0.2)]
+    ("name", "points"), [("resnet20", 0.5), ("resnet44-p9999", 0.5), ("resnet4b", 1.0), ("mnist_cntk", 0.2)]
 )
 def test_a_kept_curve_reaches_the_ann(name: str, points: float) -> None:
     record = read_result(f"accuracy-{name}")

@@ -18,7 +18,7 @@ from calibrators.maximum import Maximum
 from calibrators.percentile import Percentile
 from calibrators.statistics import BINS, Histogram, Largest
 from converter.data import open_source
-from converter.errors import DataError, UsageError
+from converter.errors import DataError, Unsupported, UsageError
 from converter.graph import Graph
 from converter.importer import load
 from converter.neurons import Neuron
@@ -228,3 +228,12 @@ def test_every_calibrator_sets_every_threshold_above_zero_and_repeats_itself(nam
         assert torch.equal(once.run(batches[0])[0], graph.run(batches[0])[0]), (
             "the ANN's meaning is untouched"
         )
+
+
+def test_where_dimension_1_is_the_batch_a_layer_has_one_threshold() -> None:
+    body = "t = Transpose<perm=[1,0,2]>(x) r = Relu(t) y = Transpose<perm=[1,0,2]>(r)"
+    graph = Spike()(apply(load(parse(body, inputs="float[N,5,6] x", outputs="float[N,A,B] y")))[0])
+    for calibrate in (Maximum(), Percentile(), LeastSquares()):
+        assert len(thresholds(calibrate(graph, lambda: weight(7, 5, 6).split(4)))[0]) == 1
+    with pytest.raises(Unsupported, match="the batch does not stand first"):
+        BiasCorrection()(Maximum()(graph, lambda: [weight(7, 5, 6)]), lambda: [weight(7, 5, 6)])

@@ -434,3 +434,11 @@ def test_a_long_sum_and_a_long_index_keep_their_meaning() -> None:
     summed = " + ".join([name] * 4)
     assert fold(f"y = {summed}") == ["y = (", f"    {name}", *[f"    + {name}"] * 3, ")"]
     assert fold(f"y = table[{name}, {name}, {name}]") == ["y = (", f"    table[{name}, {name}, {name}]", ")"]
+
+
+def test_a_neuron_may_be_called_like_an_entry_of_the_state() -> None:
+    x = image()
+    graph = Graph((x,), (Node.of(neuron(channels=3), x, name="time"),))
+    model = RateModel(graph)
+    given = torch.rand(2, 3, 6, 6)
+    assert torch.equal(emitted(model)(given, 5), model(given, 5))

@@ -198,6 +198,12 @@ def test_nothing_may_mix_the_samples_of_a_batch(
         ("LRN", [(N, 4, 3)], {"size": 2}, "even size"),
         ("Pad", [(N, 3), torch.tensor([0, 1, 0, 0]), torch.tensor(float("-inf"))], {}, "inf"),
         ("Transpose", [(N, 3)], {"perm": [0, 5]}, "does not fit"),
+        (
+            "MaxPool",
+            [(N, 3, 1)],
+            {"kernel_shape": [2], "dilations": [2], "pads": [1, 1]},
+            "wholly in the padding",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(

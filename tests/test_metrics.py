@@ -11,9 +11,17 @@ from torch import Tensor
 from calibrators import with_ranges
 from converter.encodings.poisson import Poisson
 from converter.errors import DataError
-from converter.graph import Graph
+from converter.graph import BATCH, Graph
 from converter.importer import load
-from converter.metrics import batch_that_fits, count_right, fan_out_of, macs_of, measure, relative_error
+from converter.metrics import (
+    batch_that_fits,
+    count_right,
+    fan_out_of,
+    macs_of,
+    measure,
+    relative_error,
+    sample_shape,
+)
 from converter.neurons import Neuron
 from converter.neurons.multi_level import MultiLevel
 from converter.passes import apply
@@ -156,3 +164,15 @@ def test_labels_that_do_not_fit_and_no_samples_are_errors() -> None:
     graph = network("h = Relu(x) y = Gemm(h, w)", {"w": torch.eye(2)}, "float[N,2] x")
     with pytest.raises(DataError, match="no samples to measure on"):
         measure(RateModel(graph), graph, [], (1,))
+
+
+def test_rows_that_share_the_batch_s_dimension_count_for_one_sample() -> None:
+    """[N, 4, 3] as [4N, 3] into 3 x 2 weights: 4 · 6 multiplications a sample, whatever holds the batch."""
+    weights = {"s": torch.tensor([-1, 3]), "w": torch.ones(3, 2), "b": torch.tensor([-1, 4, 2])}
+    body = "r = Reshape(x, s) m = MatMul(r, w) y = Reshape(m, b)"
+    graph = load(parse(body, weights, inputs="float[N,4,3] x", outputs="float[N,A,B] y"))
+    assert graph["m"].shape == (4 * BATCH, 2)
+    assert fan_out_of(graph["m"]).tolist() == [[2, 2, 2]]
+    assert macs_of(graph) == 24
+    assert sample_shape(graph["m"].shape) == (4, 2)
+    assert sample_shape((5, BATCH, 8)) == (5, 8)

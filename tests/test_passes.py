@@ -146,6 +146,17 @@ def test_a_shift_of_a_sum_goes_into_the_addend_that_has_a_bias() -> None:
     assert kinds(folded(spatial)) == {"Conv": 1, "Add": 1, "Affine": 1}
 
 
+def test_a_shift_by_place_is_folded_also_where_the_batch_is_not_in_front() -> None:
+    """As transformers lay out their tokens: [token, batch, feature]; each token has its own shift."""
+    model = parse(
+        "t = Transpose<perm=[1,0,2]>(x) s = Add(t, k) m = MatMul(s, w) y = Transpose<perm=[1,0,2]>(m)",
+        {"k": weight(5, 1, 6), "w": weight(6, 4, seed=1)},
+        inputs="float[N,5,6] x",
+        outputs="float[N,A,B] y",
+    )
+    assert kinds(folded(model)) == {"Transpose": 2, "Linear": 1, "Affine": 1}
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -156,6 +167,8 @@ def test_a_shift_of_a_sum_goes_into_the_addend_that_has_a_bias() -> None:
         ("y = Clip(x, minus, three)", {"Affine": 2, "Clip": 1}),
         ("y = Clip(x, , three)", {"Affine": 2, "Relu": 1}),
         ("y = HardSigmoid(x)", {"Affine": 1, "Clip": 1}),
+        ("c = Clip(x, minus, three) y = Clip(c, minus, six)", {"Affine": 2, "Clip": 1}),
+        ("y = Clip(x, lo, minus)", {"Affine": 2, "Clip": 1}),
     ],
 )
 def test_chains_of_clips_become_one_that_starts_at_zero(body: str, expected: dict[str, int]) -> None:

@@ -254,3 +254,8 @@ def test_node_names_become_identifiers() -> None:
         "n1x", "layer1_conv_0", "class_2", "forward_2", "graph_2", "layer1_conv_0_2", "node",
     ]  # fmt: skip
     assert all(isinstance(n.op, Neuron) for n in model.neurons)
+
+
+def test_a_read_out_after_the_last_step_is_refused(graph: Graph) -> None:
+    with pytest.raises(UsageError, match=r"none of the steps \[9\] is among the 4"):
+        RateModel(graph)(images(1), 4, at=(9,))

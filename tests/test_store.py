@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch import Tensor
 
 from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
@@ -67,6 +68,19 @@ def test_what_is_not_whole_is_told(model: RateModel) -> None:
         from_json(text[: len(text) // 2], tensors)
     with pytest.raises(ArtefactError, match="do not make a network"):
         from_json(text.replace('"Conv"', '"Nonesuch"'), tensors)
+
+
+@pytest.mark.parametrize("head", ["Sigmoid", "Tanh", "HardSwish", "Gelu", "LogSoftmax"])
+def test_ops_of_every_kind_come_back(head: str) -> None:
+    weights = {"w": weight(6, 4)}
+    graph = Spike()(
+        apply(load(parse(f"r = Relu(x) l = Gemm(r, w) y = {head}(l)", weights, inputs="float[N,6] x")))[0]
+    )
+    x = weight(3, 6, seed=1)
+    model = RateModel(Maximum()(graph, lambda: [x]))
+    back = from_json(to_json(model), model.state_dict())(x, 4)
+    assert isinstance(back, Tensor)
+    assert torch.equal(back, model(x, 4))
 
 
 def test_every_kind_of_op_is_known() -> None:

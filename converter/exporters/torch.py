@@ -43,7 +43,19 @@ _TAKEN = frozenset(dir(builtins)) | {
         "load",
         "WEIGHTS",
     ),
-    *("self", "x", "state", "spikes", "currents", "timesteps", "generator", "readout", "readouts", "s"),
+    *(
+        "self",
+        "x",
+        "state",
+        "spikes",
+        "currents",
+        "timesteps",
+        "generator",
+        "readout",
+        "readouts",
+        "s",
+        "time",
+    ),
 }
 
 

@@ -18,10 +18,10 @@ from converter.ops import Affine, Clip, Relu
 
 def merge_activation(graph: Graph) -> Graph:
     """One Relu, or one Clip from 0, for every chain of them."""
-    return graph.rewrite(_rule)
+    return graph.rewrite(_merged).rewrite(_from_zero)
 
 
-def _rule(node: Node) -> Node | None:
+def _merged(node: Node) -> Node | None:
     bounds = _bounds(node)
     if bounds is None:
         return None
@@ -30,23 +30,33 @@ def _rule(node: Node) -> Node | None:
     if (inner := _bounds(source)) is not None:
         merged = tuple(min(max(edge, low), high) for edge in inner)
         return replace(node, op=_clip(*merged), inputs=source.inputs)
-    if isinstance(node.op, Clip) and low == 0 and high == math.inf:
-        return replace(node, op=Relu())
-    if low == -math.inf:
-        return source if high == math.inf else _mirrored(node, high)
-    return _shifted(node, low, high) if low != 0 else None
+    if low == -math.inf and high == math.inf:
+        return source
+    return replace(node, op=Relu()) if isinstance(node.op, Clip) and bounds == (0, math.inf) else None
+
+
+def _from_zero(node: Node) -> Node | None:
+    bounds = _bounds(node)
+    if bounds is None or bounds[0] == 0:
+        return None
+    low, high = bounds
+    return _mirrored(node, high) if low == -math.inf else _shifted(node, low, high)
 
 
 def _bounds(node: Node) -> tuple[float, float] | None:
+    """(low, high), low ≤ high: where they cross, ONNX lets the upper one win."""
     match node.op:
         case Relu():
             return 0.0, math.inf
         case Clip(low, high):
-            return (-math.inf if low is None else low), (math.inf if high is None else high)
+            top = math.inf if high is None else high
+            return min(-math.inf if low is None else low, top), top
     return None
 
 
-def _clip(low: float, high: float) -> Clip:
+def _clip(low: float, high: float) -> Relu | Clip:
+    if low == 0 and high == math.inf:
+        return Relu()
     return Clip(None if low == -math.inf else low, None if high == math.inf else high)
 
 
