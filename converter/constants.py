@@ -91,7 +91,9 @@ def _lazily(node: NodeProto, inputs: list[Tensor | None]) -> Tensor | None:
     """Expand and ConstantOfShape without the memory."""
     if node.op_type == "ConstantOfShape" and inputs and inputs[0] is not None:
         attribute = next((a.t for a in node.attribute if a.name == "value"), None)
-        value = _torch(onnx.numpy_helper.to_array(attribute)) if attribute is not None else torch.zeros(1)
+        value = (
+            in_our_types(onnx.numpy_helper.to_array(attribute)) if attribute is not None else torch.zeros(1)
+        )
         return value.reshape(()).expand(tuple(inputs[0].tolist()))
     if node.op_type == "Expand" and inputs[0] is not None and inputs[1] is not None:
         return inputs[0].expand(torch.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist())))
@@ -126,7 +128,7 @@ def _run(node: NodeProto, inputs: list[Tensor | None], opset: int) -> list[Tenso
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feeds = {n: t.numpy() for n, t in zip(names, inputs, strict=True) if t is not None}
     made = iter(ReferenceEvaluator(model).run(None, feeds))
-    return [_torch(np.asarray(next(made))) if o else None for o in outputs]
+    return [in_our_types(np.asarray(next(made))) if o else None for o in outputs]
 
 
 def _type(tensor: Tensor) -> int:
@@ -134,11 +136,12 @@ def _type(tensor: Tensor) -> int:
     return kinds.get(tensor.dtype, TensorProto.FLOAT)
 
 
-def _torch(array: np.ndarray) -> Tensor:
+def in_our_types(array: np.ndarray) -> Tensor:
+    """A copy with floats of any width as float32, integers as int64, booleans as they are; else `Refusal`."""
     if array.dtype == np.bool_:
         return torch.from_numpy(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return torch.from_numpy(array.astype(np.int64))
     if array.dtype.kind in "OUSc":
-        raise Refusal(f"makes a constant of {array.dtype}, not of numbers")
+        raise Refusal(f"holds {array.dtype}, not numbers")
     return torch.from_numpy(array.astype(np.float32))

@@ -143,6 +143,7 @@ def diagnose(
 ) -> Diagnosis:
     """Run `model` for `timesteps` steps beside `ann`, whose nodes of the same names hold the activations.
 
+    `ann` is the network after the passes: they move a clip that does not start at 0, its name stays with it.
     `progress` is told the samples done, step by step. Raises `ModelError` when `ann` is not the network that
     `model` was converted from, `UsageError` for fewer than two steps, `DataError` without samples.
     """

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import onnx
 import onnx.inliner
 import torch
@@ -28,10 +27,10 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 from torch import Tensor
 
 import converter.ops  # noqa: F401  (registers the operators)
-from converter.constants import fold
+from converter.constants import fold, in_our_types
 from converter.errors import ModelError, Refusal, Unsupported, UsageError
 from converter.graph import BATCH, Graph, Input, Node, batch_axes, show_shape
-from converter.view import NodeView, Value, lowerings, without_batch
+from converter.view import NodeView, Value, lowerings
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 STANDARD = ("", "ai.onnx")
@@ -413,13 +412,10 @@ def to_torch(tensor: TensorProto, folder: Path) -> Tensor:
         raise ModelError(f"the weight '{tensor.name}' is damaged", why=str(error)) from error
     if array.size == 0 and array.ndim > 1:
         raise ModelError(f"the weight '{tensor.name}' has a dimension of size zero: {array.shape}")
-    if array.dtype == np.bool_:
-        return torch.from_numpy(array.copy())
-    if np.issubdtype(array.dtype, np.integer):
-        return torch.from_numpy(array.astype(np.int64))
-    if array.dtype.kind in "OUSc":
-        raise ModelError(f"the weight '{tensor.name}' holds {array.dtype}, not numbers")
-    return torch.from_numpy(array.astype(np.float32))
+    try:
+        return in_our_types(array)
+    except Refusal as refusal:
+        raise ModelError(f"the weight '{tensor.name}' {refusal.why}") from refusal
 
 
 def _fetch(tensor: TensorProto, folder: Path) -> TensorProto:
@@ -441,6 +437,3 @@ def _fetch(tensor: TensorProto, folder: Path) -> TensorProto:
             why=str(error).splitlines()[0],
             hint=f"the model needs '{location}' whole, in the same folder",
         ) from error
-
-
-__all__ = ["Source", "load", "load_with_source", "replace", "to_torch", "without_batch"]

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from converter.errors import Refusal
@@ -110,6 +109,3 @@ def without_batch(value: Tensor) -> Tensor:
 def channelwise(values: Tensor, rank: int) -> Tensor:
     """[C] -> [C, 1, …]: one value a channel, broadcast against [batch, C, …] of this rank."""
     return values.reshape(-1, *([1] * (rank - 2))) if values.dim() == 1 and rank > 2 else values
-
-
-__all__ = ["NodeView", "Value", "channelwise", "lowerings", "torch", "without_batch"]

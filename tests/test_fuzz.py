@@ -87,7 +87,7 @@ def test_spikes_approach_the_ann_alike_in_memory_stored_and_emitted(genes: list[
     with torch.inference_mode():
         pairs = list(zip(outputs_of(snn(x, 256, at=(8, 256))), graph.run(x), strict=True))
         early, late = (max(distance(curve[at], ann) for curve, ann in pairs) for at in (0, 1))
-        assert late < 0.03
+        assert late < 0.06
         assert late < early or late < 0.001
         want = outputs_of(snn(x, 6))
         for other in (from_json(to_json(snn), tensors(snn)), emitted(snn)):

@@ -62,6 +62,12 @@ CONV = "Conv<pads=[1,1,1,1]>(%s, w)"
             id="after-transposed",
         ),
         pytest.param(
+            f"k = Concat<axis=1>(x, x) c = ConvTranspose<group=2>(k, w) y = {BN % 'c'}",
+            {"w": weight(6, 2, 2, 2)} | batchnorm(4),
+            {"Concat": 1, "ConvTranspose": 1},
+            id="after-transposed-in-groups",
+        ),
+        pytest.param(
             f"p = Relu(x) b3 = {BN % 'p'} y = Conv(b3, w)",
             {"w": weight(4, 3, 3, 3)} | batchnorm(3),
             {"Relu": 1, "Conv": 1},
