@@ -22,6 +22,7 @@ import torch
 from benchmarks._common import environment, markdown, write_result
 from benchmarks.presets import PRESETS, Preset
 from calibrators import calibrators
+from converter.config import neuron_for
 from converter.errors import ConversionError, UsageError
 from converter.importer import load
 from converter.pipeline import Calibrate, Settings, convert
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-T", "--timesteps", nargs="+", type=int, default=list(TIMESTEPS))
     parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
     parser.add_argument("--calibration-samples", type=int, default=256)
+    parser.add_argument("--spikes", default="binary", help="binary, signed or levels:N")
     parser.add_argument("--encoding", default="current")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
@@ -120,7 +122,13 @@ def main(arguments: Sequence[str]) -> int:
     else:
         options = {"layout": asked.layout, "channels": asked.channels, "scale": asked.scale}
         preset = Preset(Path(asked.model), asked.data, Preprocessing.normalized(asked.normalize, **options))
+    try:
+        neuron, levels = neuron_for(asked.spikes)
+    except ValueError as error:
+        parser.error(str(error))
     settings = Settings(
+        neuron=neuron,
+        neuron_options={} if levels is None else {"levels": levels},
         encoding=asked.encoding,
         timesteps=tuple(asked.timesteps),
         calibration_samples=asked.calibration_samples,

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.presets import PRESETS
 from benchmarks.zoo import ARCHITECTURES, DIALECTS
+from converter.config import SPIKES
 from converter.files import atomic_file
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -47,8 +48,10 @@ the four.
 ACCURACY = """\
 ## Accuracy against time
 
-Integrate-and-fire with soft reset and direct current, thresholds from the calibrators named, on samples
-that calibration has not seen. In percent; the last column is the ANN on the same samples.
+Soft reset and direct current, thresholds (and biases) from the calibrators named, on samples that calibration
+has not seen. In percent; the last column is the ANN on the same samples. T is the whole latency. What a
+spike may be differs, so T is not the same cost from row to row: *binary* is a threshold or nothing, *signed*
+may also take one back, *levels:N* is up to N thresholds at once. Calibrators with `timesteps` aim at that T.
 """
 
 DETAIL = """\
@@ -128,7 +131,7 @@ def accuracy_section(records: dict[str, Record]) -> str:
     for name, record in records.items():
         curve = {point["timesteps"]: point for point in record["rows"]}
         reached = [percent(curve[t]["accuracy"]) if t in curve else "" for t in times]
-        lines.append([name, *reached, percent(record["ann_accuracy"])])
+        lines.append([name, spikes(record), *reached, percent(record["ann_accuracy"])])
         last = curve[max(curve)]
         chosen = " + ".join(step["name"] + _options(step) for step in record["steps"] if step["options"])
         measured = [record["data"]["samples"], chosen, last["timesteps"]]
@@ -138,13 +141,21 @@ def accuracy_section(records: dict[str, Record]) -> str:
             f"{last['spikes_per_neuron']:.1f}",
         ]
         details.append([name, *measured, *ending, len(record["pooling"])])
-    curves = markdown(f"network|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
+    curves = markdown(f"network|spikes|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
     header = "network|samples|thresholds|T|agreement, %|output error|spikes per neuron|max-pools"
     return "\n".join([ACCURACY, curves, DETAIL, markdown(header, details), origins(records.values())])
 
 
 def _options(step: Record) -> str:
     return f" ({', '.join(f'{key} {value}' for key, value in step['options'].items())})"
+
+
+def spikes(record: Record) -> str:
+    """What a spike of this run may be, as `--spikes` takes it."""
+    settings = record["settings"]
+    kinds = {neuron: kind for kind, neuron in SPIKES.items()}
+    kind, options = kinds[settings["neuron"]], settings["neuron_options"]
+    return f"{kind}:{options['levels']}" if "levels" in options else kind
 
 
 def percent(share: float | None) -> str:
