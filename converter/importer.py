@@ -15,26 +15,34 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import onnx.inliner
 import torch
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+from onnx import ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 import converter.ops  # noqa: F401  (registers the operators)
-from converter.constants import fold, in_our_types
+from converter.constants import fold
 from converter.errors import ModelError, Refusal, Unsupported, UsageError
 from converter.graph import BATCH, Graph, Input, Node, batch_axes, show_shape
+from converter.onnx_file import (
+    STANDARD,
+    attributes_of,
+    default_of,
+    name_of,
+    opset_of,
+    ordered,
+    read,
+    reads,
+    weights_of,
+    where,
+    without_weights,
+)
 from converter.view import NodeView, Value, lowerings
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-STANDARD = ("", "ai.onnx")
-OLDEST_OPSET = 7
 DROPPED = {"Identity", "Dropout"}
 UNKNOWN = "is not among the operators that can be read"
 
@@ -74,115 +82,23 @@ def load_with_source(
     """As `load`, with what the file says of itself."""
     proto, folder, name = read(model)
     source = Source(
-        name, f"{proto.producer_name} {proto.producer_version}".strip(), _opset(proto), len(proto.graph.node)
+        name,
+        f"{proto.producer_name} {proto.producer_version}".strip(),
+        opset_of(proto),
+        len(proto.graph.node),
     )
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    weights = _weights(proto, folder)
+    weights = weights_of(proto, folder)
     if not isinstance(model, ModelProto):
-        proto = _without_weights(proto)  # one copy in memory, not two
-    reader = Reader(proto, weights, name, _ordered(proto), dict(shapes or {}), tuple(outputs or ()))
+        proto = without_weights(proto)  # one copy in memory, not two
+    reader = Reader(proto, weights, name, ordered(proto), dict(shapes or {}), tuple(outputs or ()))
     return reader.read(), source
-
-
-def read(model: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Path, str]:
-    """The parsed file, the folder its external data live in, and a name. Weights stay where they are."""
-    if isinstance(model, ModelProto):
-        return model, Path(), model.graph.name or "network"
-    path = Path(model)
-    if not path.is_file():
-        raise ModelError(f"there is no file '{path}'" if not path.exists() else f"'{path}' is not a file")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"'{path}' is not an ONNX file, or is cut short",
-            why=str(error).splitlines()[0],
-            hint="export it anew, or copy the whole file again",
-        ) from error
-    if not proto.HasField("graph") or not proto.graph.node:
-        raise ModelError(f"'{path}' holds no ONNX network", hint="is it a TensorFlow, PyTorch or text file?")
-    return proto, path.parent, path.stem
-
-
-def _weights(proto: ModelProto, folder: Path) -> dict[str, Tensor]:
-    if sparse := [t.values.name for t in proto.graph.sparse_initializer]:
-        raise ModelError(f"the weight '{sparse[0]}' is stored sparse", hint="store it dense")
-    return {t.name: to_torch(t, folder) for t in proto.graph.initializer}
-
-
-def _without_weights(proto: ModelProto) -> ModelProto:
-    """A copy; the memory of a field that is only cleared is kept as long as the message."""
-    for tensor in proto.graph.initializer:
-        tensor.ClearField("raw_data")
-    slim = ModelProto()
-    slim.CopyFrom(proto)
-    return slim
-
-
-def _opset(proto: ModelProto) -> int:
-    versions = [o.version for o in proto.opset_import if o.domain in STANDARD]
-    opset, newest = int((versions or [1])[0]), int(onnx.defs.onnx_opset_version())
-    if not OLDEST_OPSET <= opset <= newest:
-        raise ModelError(
-            f"the model uses ONNX opset {opset}; opsets {OLDEST_OPSET} to {newest} can be read",
-            hint="onnx.version_converter.convert_version, or a new export, gives another opset",
-        )
-    return opset
-
-
-def _ordered(proto: ModelProto) -> list[NodeProto]:
-    """The file's nodes, sources first; `ModelError` on a cycle or a value that nothing computes."""
-    known = {i.name for i in proto.graph.input} | {i.name for i in proto.graph.initializer}
-    known |= {i.values.name for i in proto.graph.sparse_initializer}
-    makers: dict[str, NodeProto] = {}
-    for node in proto.graph.node:
-        for output in node.output:
-            if output and (output in makers or output in known):
-                raise ModelError(
-                    f"the value '{output}' is computed twice", why="an ONNX value has one source"
-                )
-            makers[output] = node
-    done: dict[int, NodeProto] = {}
-    opened: set[int] = set()
-    for root in proto.graph.node:
-        stack = [root]
-        while stack:
-            node = stack[-1]
-            if id(node) in done:
-                stack.pop()
-                continue
-            opened.add(id(node))
-            needs = [i for i in _reads(node) if i not in known]
-            for value in needs:
-                if value not in makers:
-                    raise ModelError(f"{_where(node)} reads '{value}', which nothing computes")
-            waiting = [makers[v] for v in needs if id(makers[v]) not in done]
-            if any(id(w) in opened for w in waiting):
-                cycle = next(w for w in waiting if id(w) in opened)
-                raise ModelError(f"the network has a cycle through {_where(cycle)} and {_where(node)}")
-            if waiting:
-                stack.extend(waiting)
-            else:
-                done[id(stack.pop())] = node
-    return list(done.values())
-
-
-def _reads(node: NodeProto) -> list[str]:
-    return [name for name in node.input if name]
 
 
 def _is_known(node: NodeProto, opset: int) -> bool:
     own = {*DROPPED, "Shape", "Size", "Cast", "Constant", "ConstantOfShape"}
     return node.op_type in own or lowerings.find(node.op_type, opset) is not None
-
-
-def _name(node: NodeProto) -> str:
-    return node.name or next((o for o in node.output if o), node.op_type)
-
-
-def _where(node: NodeProto) -> str:
-    return f"{node.op_type} '{_name(node)}'"
 
 
 class NeedsFixedBatch(Exception):
@@ -249,14 +165,14 @@ class Reader:
 
     def _lower(self, inputs: list[Node], *, strict: bool) -> Graph:
         """`strict`: the batch is free; raises `NeedsFixedBatch` where the network contradicts that."""
-        opset = _opset(self.proto)
+        opset = opset_of(self.proto)
         values: dict[str, Value] = {**self.weights, **{i.name: i for i in inputs}, "": None}
         refusals: list[tuple[str, str]] = []
         needed = self._needed()
         for node in self.order:
             if not needed.intersection(node.output):
                 continue
-            if any(i not in values for i in _reads(node)):
+            if any(i not in values for i in reads(node)):
                 # Downstream of a refusal: refused itself only if no input could make it readable.
                 if node.domain in STANDARD and not _is_known(node, opset):
                     refusals.append((self._described(node, opset, values), UNKNOWN))
@@ -297,7 +213,7 @@ class Reader:
         needed = set(self._ends())
         for node in reversed(self.order):
             if needed.intersection(node.output):
-                needed.update(_reads(node))
+                needed.update(reads(node))
         return needed
 
     def _end(self, name: str, values: dict[str, Value]) -> Node:
@@ -321,7 +237,7 @@ class Reader:
                 raise Refusal("drops values at random (training mode)", "export the model in eval mode")
             return (given[0],)
         if node.op_type == "Cast" and data:
-            if _attributes(node).get("to") not in FLOATS:
+            if attributes_of(node).get("to") not in FLOATS:
                 raise Refusal(
                     "rounds a value of the network to integers; only casts between float types are dropped"
                 )
@@ -331,7 +247,7 @@ class Reader:
         lower = lowerings.find(node.op_type, opset)
         if lower is None:
             raise Refusal(UNKNOWN)
-        view = NodeView(node.op_type, _name(node), opset, _attributes(node), given, tuple(node.output))
+        view = NodeView(node.op_type, name_of(node), opset, attributes_of(node), given, tuple(node.output))
         made = lower(view)
         results = made if isinstance(made, tuple) else (made,)
         self._check_unread(node, view, opset, results)
@@ -339,7 +255,7 @@ class Reader:
 
     def _check_unread(self, node: NodeProto, view: NodeView, opset: int, results: Sequence[object]) -> None:
         for name in set(view.attributes) - view.read_attributes:
-            if view.attributes[name] != _default(node.op_type, opset, name):
+            if view.attributes[name] != default_of(node.op_type, opset, name):
                 raise Refusal(f"has {name} = {view.attributes[name]}, which is not supported")
         for index, value in enumerate(view.values):
             if value is not None and index not in view.read_inputs:
@@ -354,7 +270,7 @@ class Reader:
     def _described(self, node: NodeProto, opset: int, values: dict[str, Value]) -> str:
         shapes = (v.shape for v in (values.get(n) for n in node.input) if v is not None)
         told = ", ".join(show_shape(tuple(s)) for s in shapes) or "none"
-        return f"{_where(node)} (opset {opset}, input {told})"
+        return f"{where(node)} (opset {opset}, input {told})"
 
 
 def _check_batch(node: Node) -> None:
@@ -372,68 +288,5 @@ def _shape_of(node: NodeProto, value: Node) -> Tensor:
     shape = torch.tensor(value.shape, dtype=torch.int64)
     if node.op_type == "Size":
         return shape.prod()
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     return shape[attributes.get("start", 0) : attributes.get("end", len(value.shape))]
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {a.name: _attribute(a) for a in node.attribute}
-
-
-def _attribute(attribute: AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, TensorProto):
-        return to_torch(value, Path())
-    if attribute.type == AttributeProto.STRINGS:
-        return [v.decode() for v in value]
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _default(kind: str, opset: int, attribute: str) -> Any:
-    schema = onnx.defs.get_schema(kind, opset, "")
-    known = schema.attributes.get(attribute)
-    if known is None or not known.default_value.name:
-        return None
-    return _attribute(known.default_value)
-
-
-def to_torch(tensor: TensorProto, folder: Path) -> Tensor:
-    """A stored tensor: floats of any width as float32, integers as int64, booleans as they are.
-
-    Raises `ModelError` when its external file is missing, too short, or outside `folder`.
-    """
-    if tensor.data_location == TensorProto.EXTERNAL:
-        tensor = _fetch(tensor, folder)
-    try:
-        array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"the weight '{tensor.name}' is damaged", why=str(error)) from error
-    if array.size == 0 and array.ndim > 1:
-        raise ModelError(f"the weight '{tensor.name}' has a dimension of size zero: {array.shape}")
-    try:
-        return in_our_types(array)
-    except Refusal as refusal:
-        raise ModelError(f"the weight '{tensor.name}' {refusal.why}") from refusal
-
-
-def _fetch(tensor: TensorProto, folder: Path) -> TensorProto:
-    location = ExternalDataInfo(tensor).location
-    try:
-        inside = (folder / location).resolve().is_relative_to(folder.resolve())
-        if not inside or Path(location).is_absolute():
-            raise ModelError(
-                f"the weight '{tensor.name}' points outside the model's folder: '{location}'",
-                hint="external data must lie beside the model file",
-            )
-        fetched = TensorProto()
-        fetched.CopyFrom(tensor)
-        load_external_data_for_tensor(fetched, str(folder))
-        return fetched
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"the weights of '{tensor.name}' cannot be read from '{location}'",
-            why=str(error).splitlines()[0],
-            hint=f"the model needs '{location}' whole, in the same folder",
-        ) from error

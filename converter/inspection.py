@@ -12,8 +12,8 @@ from typing import Any
 from converter.errors import Unsupported
 from converter.graph import Graph, Node, show_shape, size_of
 from converter.importer import load_with_source
-from converter.importer import read as read_file
 from converter.neurons import Neuron
+from converter.onnx_file import read as read_file
 from converter.passes import apply
 from converter.passes.spike import Spike, in_the_way
 from converter.rate import Plan

@@ -20,7 +20,10 @@ SOURCES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 # library -> the only modules that may import it at module level; inside a function it is lazy, and free
 OWNERS = {
     "click": {"cli"},
-    "onnx": {"converter.importer", "converter.constants", "converter.exporters.onnx"},
+    "onnx": {
+        *("converter.importer", "converter.onnx_file", "converter.constants"),
+        "converter.exporters.onnx",
+    },
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
@@ -39,7 +42,7 @@ ALLOWED = {
     "converter.ops": LEAVES,
     "converter.neurons": LEAVES,
     "converter.encodings": LEAVES,
-    "converter.importer": {"converter.constants", "converter.ops", *LEAVES},
+    "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
     "converter.observe": {"converter.neurons", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.neurons", *LEAVES},
     "converter.rate": {*SPIKING, *LEAVES},

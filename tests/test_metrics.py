@@ -13,17 +13,10 @@ from converter.encodings.poisson import Poisson
 from converter.errors import DataError
 from converter.graph import BATCH, Graph
 from converter.importer import load
-from converter.metrics import (
-    batch_that_fits,
-    count_right,
-    fan_out_of,
-    macs_of,
-    measure,
-    relative_error,
-    sample_shape,
-)
+from converter.metrics import batch_that_fits, count_right, measure, relative_error, sample_shape
 from converter.neurons import Neuron
 from converter.neurons.multi_level import MultiLevel
+from converter.operations import fan_out_of, macs_of
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.rate import RateModel
