@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,20 +59,40 @@ def test_every_command_shown_exists_with_the_options_shown() -> None:
         assert {word for word in words[2:] if word.startswith("-")} <= known, line
 
 
-def rows() -> list[list[str]]:
-    """The table under *Measured*, without its head."""
-    table = README.partition("## Measured")[2].partition("\n## ")[0]
-    lines = [line.strip("| \n") for line in table.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"\s*\|\s*", line)] for line in lines[2:]]
+def table(heading: str) -> tuple[list[str], list[list[str]]]:
+    """The cells of the head, and of every row, of the table under a heading."""
+    text = README.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    lines = [line.strip("|\n").split("|") for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = ([cell.strip() for cell in line] for line in lines)
+    return head, rows
 
 
-def test_the_figures_of_the_readme_are_those_measured() -> None:
-    head = next(line for line in README.partition("## Measured")[2].splitlines() if line.startswith("|"))
-    steps = [int(number) for number in re.findall(r"T = (\d+)", head)]
-    assert len(rows()) >= 5
-    for name, images, ann, *figures in rows():
-        result = json.loads((ROOT / "benchmarks" / "results" / f"accuracy-{name}.json").read_text())
-        measured = {row["timesteps"]: row["accuracy"] for row in result["rows"]}
-        assert images == f"{result['data']['samples']:,}"
-        assert ann == f"{100 * result['ann_accuracy']:.2f}"
-        assert figures == [f"{100 * measured[t]:.2f}" for t in steps], name
+def measured(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(
+        (ROOT / "benchmarks" / "results" / f"accuracy-{name}.json").read_text()
+    )
+    record["curve"] = {row["timesteps"]: f"{100 * row['accuracy']:.2f}" for row in record["rows"]}
+    return record
+
+
+def test_the_curves_of_the_readme_are_those_measured() -> None:
+    head, rows = table("As they come")
+    steps = [int(cell.removeprefix("T = ")) for cell in head if cell.startswith("T = ")]
+    assert len(rows) >= 5
+    for name, images, *figures, ann in rows:
+        record = measured(name)
+        assert record["settings"]["neuron"] == "integrate-fire"
+        assert images == f"{record['data']['samples']:,}"
+        assert ann == f"{100 * record['ann_accuracy']:.2f}"
+        assert figures == [record["curve"][t] for t in steps], name
+
+
+def test_the_short_runs_of_the_readme_are_those_measured() -> None:
+    _, rows = table("Calibrated for few steps")
+    assert len(rows) >= 5
+    for spikes, time, accuracy, per_neuron in rows:
+        record = measured(f"resnet20-{spikes.replace(':', '')}-t{time}")
+        assert [step["name"] for step in record["steps"][-2:]] == ["least-squares", "bias-correction"]
+        assert accuracy == record["curve"][int(time)]
+        assert per_neuron == f"{record['rows'][-1]['spikes_per_neuron']:.2f}"
+        assert record["data"]["samples"] == 932
