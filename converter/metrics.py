@@ -77,6 +77,7 @@ class LayerSums:
             clipped=self.clipped / self.values,
             silent=self.silent / max(self.positive, 1.0),
             error=self.error / max(self.size, 1e-12),
+            spikes=neuron.spikes,
         )
 
 

@@ -81,6 +81,8 @@ class Layer:
     """Share of neurons with a positive ANN activation that never fired."""
     error: float
     """|mean spike amplitude − ANN activation|, averaged, over the mean ANN activation."""
+    spikes: str = "binary"
+    """What a spike may be: `binary`, `signed`, `levels:N`. T is not the same cost from one to another."""
 
 
 @dataclass(frozen=True)

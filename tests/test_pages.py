@@ -121,12 +121,15 @@ class Reader(HTMLParser):
 
 
 def test_with_labels_the_result_is_an_accuracy() -> None:
-    assert words.headline(report()) == "91.2 % after 16 steps, the ANN has 91.6 %"
+    assert words.headline(report()) == "91.2 % after 16 steps of binary spikes, the ANN has 91.6 %"
 
 
 def test_without_labels_it_is_an_agreement_and_nobody_speaks_of_accuracy() -> None:
     unlabelled = report(labelled=False)
-    assert words.headline(unlabelled) == "after 16 steps it answers as the ANN does on 96.0 % of the samples"
+    assert (
+        words.headline(unlabelled)
+        == "after 16 steps of binary spikes it answers as the ANN does on 96.0 % of the samples"
+    )
     assert "accuracy" not in Reader(page(unlabelled)).words.lower()
     assert "accuracy" not in card(unlabelled).lower()
     assert "without labels" in card(unlabelled)
@@ -222,7 +225,8 @@ def test_drawings_take_all_their_colours_from_the_page() -> None:
 def test_the_page_says_what_was_measured() -> None:
     said = Reader(page(report())).words
     for part in (
-        "91.2 % after 16 steps, the ANN has 91.6 %. From step 16 on it stays within half a point of the ANN.",
+        "91.2 % after 16 steps of binary spikes, the ANN has 91.6 %.",
+        "From step 16 on it stays within half a point of the ANN.",
         "16 91.2 % 96.0 % 10.0 % 3.12",
         "digits1 8x4x4, thresholds 0.5–1.5 0.125 4.0 % 1.0 % 2.0 %",
         "The largest error is in digits1 : 4.0 %",

@@ -133,10 +133,15 @@ def headline(report: Report) -> str:
     if not report.curve:
         return "converted, not measured"
     last = report.curve[-1]
-    steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''}"
+    steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''} of {spikes(report)} spikes"
     if last.accuracy is None:
         return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
     return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"
+
+
+def spikes(report: Report) -> str:
+    """What the network's spikes may be: `binary`, `signed`, `binary and signed`."""
+    return " and ".join(dict.fromkeys(layer.spikes for layer in report.layers)) or "no"
 
 
 def settled(report: Report) -> int | None:

@@ -77,6 +77,11 @@ class Neuron(Op):
         """How many thresholds a step can say: what a calibrator divides a layer's range by."""
         return 1
 
+    @property
+    def spikes(self) -> str:
+        """What a spike of this neuron may be, as reports say it: `binary`, `signed`, `levels:4`."""
+        return f"{self.alphabet}:{self.parts}" if self.parts > 1 else self.alphabet
+
     def init(self) -> State:
         """The state before the first step; it broadcasts to the current's shape."""
         threshold = self.calibrated()
