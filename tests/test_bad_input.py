@@ -296,7 +296,7 @@ def test_unlabelled_data_give_agreement_and_no_accuracy() -> None:
     assert row[1] == "–"
     assert row[3] == "%"
     assert ["ANN", "–"] in rows
-    assert "after 2 steps it answers as the ANN does on" in result.stdout
+    assert "after 2 steps of binary spikes it answers as the ANN does on" in result.stdout
     assert "accuracy" not in result.stdout.replace(" accuracy ", "", 1)  # but for the column's name
 
 
