@@ -95,7 +95,6 @@ class Answers:
 class Watch:
     """Listens to a simulation of one batch: each layer's spike sum and count, each synapse's input events."""
 
-    graph: Graph
     sources: frozenset[Node]
     sums: dict[Node, Tensor] = field(default_factory=dict)
     fired: dict[Node, Tensor] = field(default_factory=dict)
@@ -141,7 +140,7 @@ def measure(
         if labels is not None:
             check_labels(labels, target[0].shape[1])
         activations = activations_of(model.graph, inputs)
-        watch = Watch(model.graph, frozenset(n.inputs[0] for n in synapses))
+        watch = Watch(frozenset(n.inputs[0] for n in synapses))
         for time, readout in zip(range(1, last + 1), model.iterate(inputs, watch), strict=False):
             if time in answers:
                 add_answers(answers[time], readout, target, labels, watch.total)

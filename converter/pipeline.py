@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from converter.data import Source, split
+from converter.data import Source, range_warning, split
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
 from converter.metrics import batch_that_fits, measure
-from converter.neurons import Neuron, neurons
+from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -113,12 +113,14 @@ def convert(
 
     low, high = input_range(inputs())
     for name, calibrate in calibrators:
-        graph = calibrate(graph, inputs)
+        before, graph = graph, calibrate(graph, inputs)
         options = asdict(calibrate) if hasattr(calibrate, "__dataclass_fields__") else {}  # type: ignore[call-overload]
-        steps.append(Step(name, options, said_of_thresholds(graph)))
+        steps.append(Step(name, options, said_of_change(before, graph)))
         clock.lap(name)
 
     model = RateModel(graph, encoding_of(settings, max(abs(low), abs(high))), seed=settings.seed).to(device)
+    first, _ = next(data.batches(parts.measurement[:size], size))
+    warning = range_warning(low, high, first)
     total = len(parts.measurement) * max(settings.timesteps)
     done = 0
 
@@ -154,6 +156,7 @@ def convert(
         layers=measured.layers,
         metrics=measured.metrics,
         versions=versions(),
+        warnings=(warning,) if warning else (),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
@@ -187,11 +190,21 @@ def encoding_of(settings: Settings, peak: float) -> Encoding:
     return kind() if kind.constant else kind(peak=peak)  # type: ignore[call-arg]  # what is not constant has a peak
 
 
-def said_of_thresholds(graph: Graph) -> str:
-    """How many thresholds were set, and their range, in words."""
-    set_ = [n.op.threshold for n in graph if isinstance(n.op, Neuron) and n.op.threshold is not None]
-    low, high = min(float(t.min()) for t in set_), max(float(t.max()) for t in set_)
-    return f"{sum(t.numel() for t in set_)} thresholds in {len(set_)} layers, from {low:.4g} to {high:.4g}"
+def said_of_change(before: Graph, after: Graph) -> str:
+    """What a calibrator did, in words: the thresholds it set and their range, or the layers it reweighted."""
+    old, new = ({n.name: n.op.tensors() for n in graph} for graph in (before, after))
+    other = [name for name, tensors in new.items() if not same_tensors(tensors, old.get(name, {}))]
+    thresholds = [new[name]["threshold"] for name in other if "threshold" in new[name]]
+    if not thresholds:
+        return f"changed the weights of {len(other)} layers, no threshold"
+    low, high = min(float(t.min()) for t in thresholds), max(float(t.max()) for t in thresholds)
+    count = sum(t.numel() for t in thresholds)
+    return f"{count} thresholds in {len(thresholds)} layers, from {low:.4g} to {high:.4g}"
+
+
+def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether both hold the same values under the same names."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def model_facts(path: Path, file: ModelSource, ann: Graph, graph: Graph) -> ModelFacts:

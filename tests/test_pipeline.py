@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from calibrators.bias_correction import BiasCorrection
 from calibrators.maximum import Maximum
 from calibrators.percentile import Percentile
 from converter.artefact import read, write
@@ -75,6 +78,29 @@ def test_calibrators_run_in_the_order_they_are_named(digits_model: Path) -> None
     assert torch.equal(first, second)
 
 
+def test_a_step_says_what_it_changed_and_nothing_else(digits_model: Path) -> None:
+    chain = [("percentile", Percentile()), ("bias-correction", BiasCorrection(timesteps=4, rounds=1))]
+    first, second = convert(digits_model, digits, chain, SHORT).report.steps[-2:]
+    assert "144 thresholds in 6 layers, from" in first.did
+    layers = re.fullmatch(r"changed the weights of (\d) layers, no threshold", second.did)
+    assert layers is not None
+    assert 1 <= int(layers[1]) <= 6
+
+
+def test_data_scaled_otherwise_than_those_calibrated_on_are_warned_of(
+    digits_model: Path, tmp_path: Path, conversion: Conversion
+) -> None:
+    x = np.random.default_rng(0).random((80, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "d.npz", train_x=x, test_x=255 * x)
+
+    def source(graph: Graph) -> Source:
+        return open_source(str(tmp_path / "d.npz"), expected=graph.inputs[0].shape)
+
+    (warning,) = convert(digits_model, source, [("maximum", Maximum())], SHORT).report.warnings
+    assert "were they scaled the same way" in warning
+    assert conversion.report.warnings == ()
+
+
 def test_poisson_input_is_scaled_to_what_calibration_saw(digits_model: Path) -> None:
     found = convert(
         digits_model, digits, [("maximum", Maximum())], Settings(**vars(SHORT) | {"encoding": "poisson"})
@@ -110,8 +136,6 @@ def test_a_damaged_artefact_is_told(tmp_path: Path, conversion: Conversion) -> N
 
 
 def test_labels_that_are_no_class_of_the_network(digits_model: Path, tmp_path: Path) -> None:
-    import numpy as np
-
     np.savez(
         tmp_path / "d.npz", x=np.random.default_rng(0).random((90, 1, 8, 8), np.float32), y=np.full(90, 10)
     )
