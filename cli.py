@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NoReturn
 
 import click
@@ -117,7 +118,7 @@ def recorded(command: click.Command) -> dict[str, Any]:
     return {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
 
 
-OF_THE_MOMENT = ("directory", "force", "config", "as_json", "quiet", "verbose")
+OF_THE_MOMENT = ("directory", "search", "resume", "force", "config", "as_json", "quiet", "verbose")
 """Parameters that are no part of what a run computes."""
 COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
 SOURCES = "Folder or .zip of images, .npz, .npy, digits, or a torchvision name; NAME:test takes a part."
@@ -208,27 +209,66 @@ def inspect(**given: Any) -> int:
     help="Read out after these steps.",
 )
 @click.option(
+    "--schedule",
+    type=click.Choice(["stream", "pipelined"]),
+    default="stream",
+    show_default=True,
+    help="Layers fire at every step, or each in a window of T steps after the one before it.",
+)
+@click.option(
+    "--delay",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="STEPS",
+    help="For schedule stream: first steps that are run and not read out.",
+)
+@click.option(
     "--calibrator",
     multiple=True,
     type=Thing("calibrator", "calibrators"),
-    default=["percentile"],
+    default=["auto"],
     show_default=True,
-    help="Sets thresholds; several: in this order.",
+    help="Sets thresholds or corrects what they leave (ann2snn list calibrators); several: in this order.",
 )
-@click.option("--percentile", type=float, help="For calibrator percentile. [default: 99.9]")
-@click.option("--rounds", type=COUNT, help="For calibrator bias-correction. [default: 3]")
+@click.option(
+    "--budget", type=Written("seconds"), metavar="TIME", help="For calibrator auto: 60s, 5m. [default: 180s]"
+)
+@click.option("--percentile", type=float, help="For calibrator percentile, and chooses it. [default: 99.9]")
+@click.option(
+    "--rounds",
+    type=COUNT,
+    help="Of local-balancing (40), coordinate (2), bias-correction, temporal-bias, initial-membrane (3).",
+)
+@click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
+@click.option(
+    "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"
+)
 @click.option(
     "--target",
     type=COUNT,
     metavar="T",
-    help="The run that least-squares and bias-correction are for. [default: the last of -T]",
+    help="The run that least-squares, bayesian and the corrections are for. [default: the last of -T]",
 )
-@click.option("--per-channel/--per-layer", default=None, help="Thresholds. [default: per-channel]")
+@click.option("--trials", type=COUNT, help="For calibrator bayesian, in all. [default: 40]")
+@click.option("--groups", type=COUNT, help="For calibrator bayesian: blocks of layers. [default: 4]")
+@click.option(
+    "--spike-weight",
+    type=click.FloatRange(min=0),
+    help="For calibrator bayesian: nats that a spike per neuron costs. [default: 0]",
+)
+@click.option("--jobs", type=COUNT, help="For calibrator bayesian: trials at a time. [default: 1]")
+@click.option(
+    "--search", metavar="FILE", help="For calibrator bayesian: keeps the trials; a search goes on from it."
+)
+@click.option(
+    "--per-channel/--per-layer", default=None, help="Of percentile and others. [default: per-channel]"
+)
 @click.option(
     "--spikes",
     type=Written("spikes"),
     metavar="KIND",
-    help="binary, signed (may take spikes back), or levels:N (up to N at a time). [default: binary]",
+    help="binary, signed (may take back), levels:N (up to N at once), powers:N (of two). [default: binary]",
 )
 @click.option(
     "--neuron",
@@ -239,6 +279,12 @@ def inspect(**given: Any) -> int:
     "--reset", type=click.Choice(["soft", "hard"]), help="After a spike. [default: soft, by subtraction]"
 )
 @click.option("--initial", type=click.FloatRange(0, 1), help="First membrane, in thresholds. [default: 0.5]")
+@click.option(
+    "--leak",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="For neuron leaky: the share of the membrane that stays. [default: 0.99]",
+)
+@click.option("--burst", type=COUNT, help="For neuron burst: spikes in one step, at most. [default: 5]")
 @click.option(
     "--encoding", type=Thing("encoding", "converter.encodings"), default="current", show_default=True
 )
@@ -274,6 +320,36 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
 
     run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
     commands.convert(given, calibrators, run)
+
+
+def same(command: click.Command, **defaults: Any) -> list[click.Parameter]:
+    """The parameters of `command`, some with another default."""
+    found = [copy(parameter) for parameter in command.params]
+    for parameter in found:
+        parameter.default = defaults.get(str(parameter.name), parameter.default)
+    return found
+
+
+@main.command(
+    params=same(convert, calibrator=("bayesian", "coordinate", "reconstruction", "coordinate")),
+    epilog=EXAMPLE + "  ann2snn tune digits -o digits.snn --data digits -T 1,2,4,8 --trials 10",
+)
+@click.option("--resume", metavar="DIR", help="Go on with the search that an earlier tune left in DIR.")
+@click.pass_context
+def tune(ctx: click.Context, /, **given: Any) -> None:
+    """Convert MODEL like `convert`, with a search for the best thresholds, and write it to DIR.
+
+    Under what the search has found, thresholds, first membranes and biases are moved and weights adjusted,
+    layer by layer, for the run that --target names.
+
+    The search is kept beside DIR while it runs: interrupted, the same command goes on with it. Done, it is
+    DIR/search.json: --resume DIR with more --trials searches further.
+    """
+    from calibrators import calibrators
+    from converter import commands
+
+    run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
+    commands.tune(given, calibrators, run)
 
 
 @main.command(epilog=EXAMPLE + "  ann2snn evaluate digits.snn --data digits:test --samples 200")

@@ -21,20 +21,24 @@ RESULTS = Path(__file__).parent / "results"
 SHARED = ROOT.parent / "shared"
 """Other people's trained networks and data, beside the project and not part of it."""
 
-PACKAGES = ("ann2snn", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy")
+PACKAGES = ("ann2snn", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "spikingjelly")
 
 
 def environment(threads: int) -> dict[str, Any]:
     """What a result depends on beside the code: versions, processor, threads."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+        },
         "processor": processor(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Of an installed package, or `not installed`."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -49,14 +53,15 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def made_by(arguments: Sequence[str]) -> dict[str, str]:
+    """The command with these arguments, and the date."""
+    command = shlex.join(["python", "-m", "benchmarks", *arguments])
+    return {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
 def write_result(name: str, arguments: Sequence[str], facts: dict[str, Any]) -> Path:
     """Keep `facts` as `NAME.json`, with the command that made them and the date; whole or not at all."""
-    record = {
-        "benchmark": name,
-        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **facts,
-    }
+    record = {"benchmark": name, **made_by(arguments), **facts}
     path = RESULTS / f"{name}.json"
     with atomic_file(path, force=True) as unfinished:
         unfinished.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")

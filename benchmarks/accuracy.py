@@ -2,6 +2,7 @@
 
     python -m benchmarks accuracy resnet20
     python -m benchmarks accuracy model.onnx --data photos/ --normalize imagenet
+    python -m benchmarks accuracy --grid resnet20       many methods, and peers: see `grid`
 
 The network goes through `converter.pipeline.convert`, as on the command line; next to the curve stands the
 ANN on the same samples. Presets bring their data and preprocessing (`presets`).
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import grid
 from benchmarks._common import environment, markdown, write_result
 from benchmarks.presets import PRESETS, Preset
 from calibrators import calibrators
@@ -27,8 +29,7 @@ from converter.errors import ConversionError, UsageError
 from converter.importer import load
 from converter.pipeline import Calibrate, Settings, convert
 from converter.preprocessing import Preprocessing
-
-TIMESTEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+from converter.schedules import SCHEDULES
 
 
 def ann_accuracy(preset: Preset, batch_size: int = 100) -> float:
@@ -81,19 +82,23 @@ def table(facts: dict[str, Any]) -> str:
 
     def line(point: dict[str, Any]) -> list[object]:
         spikes, error = f"{point['spikes_per_neuron']:.2f}", f"{point['output_error']:.3f}"
-        return [point["timesteps"], share(point["accuracy"]), share(point["agreement"]), error, spikes]
+        reached = [share(point["accuracy"]), share(point["agreement"])]
+        divergence = f"{point['divergence']:.4f}"
+        return [point["timesteps"], point["latency"], *reached, error, divergence, spikes]
 
-    header = "time steps|accuracy|agreement with the ANN|output error|spikes per neuron"
-    ann = ["ANN", share(facts["ann_accuracy"]), "", "", ""]
+    header = "time steps|latency|accuracy|agreement with the ANN|output error|KL, nats|spikes per neuron"
+    ann = ["ANN", "", share(facts["ann_accuracy"]), "", "", "", ""]
     return markdown(header, [*map(line, facts["rows"]), ann])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run it; the exit code is 1 when the network cannot be converted or the data do not fit."""
+    if "--grid" in arguments:
+        return grid.main(["accuracy", *arguments])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks accuracy",
         description=(__doc__ or "").partition("\n\n")[0],
-        epilog=f"presets: {', '.join(PRESETS)}",
+        epilog=f"presets: {', '.join(PRESETS)}; --grid NETWORK… measures many methods (--grid --help)",
     )
     parser.add_argument("model", metavar="MODEL", help="a preset, or an ONNX file")
     parser.add_argument("--data", metavar="SOURCE", help="for a file: where its samples are")
@@ -103,10 +108,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--scale", type=float, help="for a file: multiplies the values (8-bit data: 1/255)")
     metavar, default = "NAME[:OPTION=VALUE,…]", [calibrator("percentile")]
     parser.add_argument("--calibrator", nargs="+", type=calibrator, default=default, metavar=metavar)
-    parser.add_argument("-T", "--timesteps", nargs="+", type=int, default=list(TIMESTEPS))
+    parser.add_argument("-T", "--timesteps", nargs="+", type=int, default=list(grid.TIMESTEPS))
     parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
     parser.add_argument("--calibration-samples", type=int, default=256)
     parser.add_argument("--spikes", default="binary", help="binary, signed or levels:N")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="stream")
+    parser.add_argument(
+        "--delay", type=int, default=0, help="first steps of a stream, which are not read out"
+    )
     parser.add_argument("--encoding", default="current")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
@@ -126,18 +135,20 @@ def main(arguments: Sequence[str]) -> int:
         neuron, levels = neuron_for(asked.spikes)
     except ValueError as error:
         parser.error(str(error))
-    settings = Settings(
-        neuron=neuron,
-        neuron_options={} if levels is None else {"levels": levels},
-        encoding=asked.encoding,
-        timesteps=tuple(asked.timesteps),
-        calibration_samples=asked.calibration_samples,
-        samples=asked.samples or preset.samples,
-        seed=asked.seed,
-        device=asked.device,
-    )
     name = asked.name or Path(asked.model).stem
     try:
+        settings = Settings(
+            neuron=neuron,
+            neuron_options={} if levels is None else {"levels": levels},
+            encoding=asked.encoding,
+            timesteps=tuple(asked.timesteps),
+            schedule=asked.schedule,
+            delay=asked.delay,
+            calibration_samples=asked.calibration_samples,
+            samples=asked.samples or preset.samples,
+            seed=asked.seed,
+            device=asked.device,
+        )
         facts = curve(name, preset, asked.calibrator, settings)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)

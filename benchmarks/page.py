@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
+from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
+from benchmarks.rows import answer, by_line, mean
 from benchmarks.zoo import ARCHITECTURES, DIALECTS
 from converter.config import SPIKES
 from converter.files import atomic_file
@@ -56,7 +58,29 @@ may also take one back, *levels:N* is up to N thresholds at once. Calibrators wi
 
 DETAIL = """\
 Agreement is the share of samples on which spiking network and ANN choose the same class, output error is
-|SNN − ANN| / |ANN| averaged over them. Spikes are counted over the whole run.
+|SNN − ANN| / |ANN| averaged over them, KL the divergence of its class probabilities from the ANN's in nats.
+Spikes are counted over the whole run.
+"""
+
+GRID = """\
+## Methods against time
+
+Every method on the same test samples, calibrated on the same other samples (a pipeline on twice as many),
+with direct current and soft reset. *maximum* and *percentile* do not look at T and are read out along one
+run; the others are calibrated for each T alone. *auto* is what `ann2snn convert` takes by itself, given
+time. T is the whole latency of a stream; a pipeline answers after T · (layers + 1) steps. Of several
+calibration seeds stands the mean, and in brackets the lowest and the highest. Thick in the pictures: the
+best of ours with each kind of spikes.
+
+SpikingJelly's methods are its own, converted and simulated by it, on a module that answers as the imported
+network does: *rate coding* with the 99.9th percentile of each channel, membranes starting at half a threshold
+and pools before neurons; *threshold balancing* (local) on batches of 8, all of them taken four times.
+"""
+
+COST = """\
+What it costs to come within one point of the ANN: the first latency measured that does (else the longest),
+how much of the ANN's accuracy is missing there, spikes per neuron, and the energy of one sample's arithmetic
+(the ANN's: {ann:.3g} µJ):
 """
 
 
@@ -138,12 +162,72 @@ def accuracy_section(records: dict[str, Record]) -> str:
         ending = [
             percent(last["agreement"]),
             f"{last['output_error']:.3f}",
+            nats(last.get("divergence")),
             f"{last['spikes_per_neuron']:.1f}",
         ]
         details.append([name, *measured, *ending, len(record["pooling"])])
     curves = markdown(f"network|spikes|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
-    header = "network|samples|thresholds|T|agreement, %|output error|spikes per neuron|max-pools"
+    header = "network|samples|thresholds|T|agreement, %|output error|KL, nats|spikes per neuron|max-pools"
     return "\n".join([ACCURACY, curves, DETAIL, markdown(header, details), origins(records.values())])
+
+
+def grid_section(records: dict[str, Record]) -> str:
+    """The grids: for each network its picture, accuracy and agreement at every T, and what they cost."""
+    parts = [GRID]
+    for name, record in records.items():
+        rows = record["rows"]
+        samples, images = (
+            " or ".join(f"{n:,}" for n in sorted({row[key] for row in rows}))
+            for key in ("samples", "calibration_samples")
+        )
+        parts += [f"### {name}\n"]
+        parts += [f"![{name}](../benchmarks/results/grid-{name}.svg)\n"] * worth(rows)
+        parts.append(f"On {samples} test samples, calibrated on {images}, in percent:\n")
+        if rows[0]["accuracy"] is not None:
+            parts.append(times_table(rows, "accuracy"))
+        parts += ["Agreement with the ANN, in percent:\n", times_table(rows, "agreement")]
+        parts += [COST.format(ann=rows[0]["ann_microjoules"]), cost_table(rows)]
+        refused = [f"- {r['method']}, {r['spikes']}: {r['why']}\n" for r in record["refused"]]
+        parts += ["Refused:\n", "".join(refused)] * bool(refused) + [origins(record["runs"])]
+    return "\n".join(parts)
+
+
+def times_table(rows: Sequence[Record], column: str) -> str:
+    """A line for each kind of spikes and method, a column for each T."""
+    times = sorted({row["timesteps"] for row in rows})
+    ann = percent(mean([row["ann_accuracy"] for row in rows])) if column == "accuracy" else "100.00"
+    lines = [
+        [spikes, method, *[spread([r[column] for r in found.get(t, [])]) for t in times], ann]
+        for (spikes, method), found in by_line(rows).items()
+    ]
+    return markdown(f"spikes|method|{'|'.join(f'T = {t}' for t in times)}|ANN", lines)
+
+
+def cost_table(rows: Sequence[Record]) -> str:
+    """For each line the first T within a point of the ANN, and what it takes there."""
+    lines: list[list[object]] = []
+    for (spikes, method), found in by_line(rows).items():
+        near = [t for t, seeds in found.items() if mean([behind(row) for row in seeds]) < 0.01 + 1e-6]
+        at = found[near[0] if near else max(found)]
+        latency = f"{at[0]['latency']}{'' if near else ', not yet'}"
+        missing = mean([behind(row) for row in at]) / mean([row["ann_accuracy"] or 1.0 for row in at])
+        spent = mean([row["spikes_per_neuron"] for row in at]), mean([row["microjoules"] for row in at])
+        lines.append([spikes, method, latency, f"{100 * missing:.2f}", f"{spent[0]:.2f}", f"{spent[1]:.3g}"])
+    return markdown("spikes|method|latency|missing, %|spikes per neuron|energy, µJ", lines)
+
+
+def behind(row: Record) -> float:
+    """How far the answers stand below the ANN's: a share."""
+    return float(row["ann_accuracy"] or 1.0) - answer(row)
+
+
+def spread(values: Sequence[float]) -> str:
+    """`91.63`, or `91.63 (91.2–92.0)` of several; nothing of none."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    seeds = f" ({100 * low:.1f}–{100 * high:.1f})" if len(values) > 1 else ""
+    return percent(mean(values)) + seeds
 
 
 def _options(step: Record) -> str:
@@ -156,6 +240,11 @@ def spikes(record: Record) -> str:
     kinds = {neuron: kind for kind, neuron in SPIKES.items()}
     kind, options = kinds[settings["neuron"]], settings["neuron_options"]
     return f"{kind}:{options['levels']}" if "levels" in options else kind
+
+
+def nats(divergence: float | None) -> str:
+    """`0.0123`, or nothing: earlier results do not have it."""
+    return "" if divergence is None else f"{divergence:.4f}"
 
 
 def percent(share: float | None) -> str:
@@ -171,7 +260,14 @@ def text(folder: Path = RESULTS) -> str:
     curves = [path.stem.removeprefix("accuracy-") for path in folder.glob("accuracy-*.json")]
     if kept := sorted(curves, key=_place):
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
+    if kept := grids(folder):
+        parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
     return "\n".join(parts)
+
+
+def grids(folder: Path = RESULTS) -> list[str]:
+    """The networks that have a grid."""
+    return sorted((path.stem.removeprefix("grid-") for path in folder.glob("grid-*.json")), key=_place)
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -181,10 +277,12 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page."""
+    """Write the page, and draw the pictures on it."""
     if arguments:
         print("usage: python -m benchmarks page", file=sys.stderr)
         return 2
+    for network in grids():
+        draw(network)
     with atomic_file(PAGE, force=True) as unfinished:
         unfinished.write_text(text())
     print(f"written to {PAGE.relative_to(ROOT)}", file=sys.stderr)

@@ -16,13 +16,18 @@ from converter.graph import Graph, Node, batch_axes
 from converter.neurons import Neuron
 from converter.observe import Batches, Observer, observe
 from converter.registry import Registry
+from converter.withdrawal import Withdrawal
 
 
 class Calibrator(Protocol):
     """Sets what the graph itself cannot say."""
 
-    def __call__(self, graph: Graph, batches: Batches) -> Graph:
-        """`graph` with its neurons' thresholds set. Deterministic for the same batches."""
+    def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
+        """`graph` calibrated. Deterministic for the same batches.
+
+        `ann` is `graph` before any calibrator, its neurons by the same names: what it says as an ANN is what
+        the spikes should say, also when weights have been changed since. None: none has been.
+        """
 
 
 S = TypeVar("S", bound=Observer)
@@ -40,18 +45,20 @@ class Watched(Generic[S]):
         self.statistic.update(self.neuron.magnitude(value))
 
 
-def watch(graph: Graph, batches: Batches, statistic: Callable[[bool], S]) -> dict[Node, S]:
-    """One statistic for each neuron, having seen the neuron's ANN activation over all batches.
+def watch(
+    graph: Graph, batches: Batches, statistic: Callable[[bool], S], ann: Graph | None = None
+) -> dict[Node, S]:
+    """One statistic for each neuron of `graph`, having seen its activation in `ann` over all batches.
 
     `statistic(has_channels)` makes it: whether dimension 1 may have values of its own, not being the batch.
     """
     watched = {
-        node: Watched(node.op, statistic(1 not in batch_axes(node.shape)))
-        for node in graph
+        node.name: (node.inputs[0], Watched(node.op, statistic(1 not in batch_axes(node.shape))))
+        for node in ann or graph
         if isinstance(node.op, Neuron)
     }
-    observe(graph, batches, [(node.inputs[0], one) for node, one in watched.items()])
-    return {node: one.statistic for node, one in watched.items()}
+    observe(ann or graph, batches, watched.values())
+    return {node: watched[node.name][1].statistic for node in graph if isinstance(node.op, Neuron)}
 
 
 calibrators: Registry[type[Calibrator]] = Registry("calibrator", "calibrators")
@@ -73,6 +80,8 @@ def with_ranges(graph: Graph, ranges: Mapping[Node, Tensor]) -> Graph:
     def rule(node: Node) -> Node:
         if node.name in new and isinstance(node.op, Neuron):
             return replace(node, op=replace(node.op, threshold=new[node.name]))
+        if isinstance(node.op, Withdrawal) and node.inputs[0].name in new:
+            return replace(node, op=replace(node.op, threshold=new[node.inputs[0].name]))
         return node
 
     return graph.map(rule)

@@ -38,9 +38,9 @@ class LeastSquares:
         if self.timesteps < 1:
             raise UsageError(f"timesteps is {self.timesteps}; a run takes at least 1")
 
-    def __call__(self, graph: Graph, batches: Batches) -> Graph:
+    def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The thresholds are those of least squared error over all batches."""
-        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels))
+        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels), ann)
         ranges = {}
         for node, histogram in seen.items():
             assert isinstance(node.op, Neuron)
@@ -49,17 +49,18 @@ class LeastSquares:
         return with_ranges(graph, ranges)
 
 
-def least_squares(histogram: Histogram, levels: int, initial: float) -> Tensor:
+def least_squares(histogram: Histogram, levels: int, initial: float | Tensor) -> Tensor:
     """The best range for each channel of `histogram`, [channels], for a code of `levels` levels above zero.
 
     Ties go to the larger range. Zeros are right under any range and do not count.
     """
     counts, limit = histogram.seen()
     values = (torch.arange(BINS, device=limit.device) + 0.5) / BINS * limit[:, None]
+    phase = initial.reshape(-1, 1) if isinstance(initial, Tensor) else initial
     best, lowest = limit.clone(), torch.full_like(limit, torch.inf)
     for share in GRID.tolist():
         step = (share * limit / levels).clamp_min(torch.finfo(limit.dtype).tiny)[:, None]
-        code = step * (values / step + initial).floor().clamp(0, levels)
+        code = step * (values / step + phase).floor().clamp(0, levels)
         error = (counts * (code - values).square()).sum(1)
         better = error < lowest
         best = torch.where(better, share * limit, best)

@@ -21,7 +21,7 @@ class Maximum:
 
     per_channel: bool = True
 
-    def __call__(self, graph: Graph, batches: Batches) -> Graph:
+    def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The thresholds are the largest activations over all batches."""
-        seen = watch(graph, batches, lambda has_channels: Largest(self.per_channel and has_channels))
+        seen = watch(graph, batches, lambda has_channels: Largest(self.per_channel and has_channels), ann)
         return with_ranges(graph, {n: as_threshold(s.value(), len(n.shape)) for n, s in seen.items()})

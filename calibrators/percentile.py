@@ -27,8 +27,8 @@ class Percentile:
         if not 0 < self.percentile <= 100:
             raise UsageError(f"percentile is {self.percentile}; it lies above 0 and up to 100")
 
-    def __call__(self, graph: Graph, batches: Batches) -> Graph:
+    def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The thresholds are this percentile of the activations over all batches, to 0.1 %."""
-        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels))
+        seen = watch(graph, batches, lambda has_channels: Histogram(self.per_channel and has_channels), ann)
         share = self.percentile / 100
         return with_ranges(graph, {n: as_threshold(s.quantile(share), len(n.shape)) for n, s in seen.items()})

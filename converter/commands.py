@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -23,11 +24,14 @@ from converter.metrics import batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply
 from converter.preprocessing import Preprocessing
+from converter.rate import refuse_early
 from converter.registry import Registry
 from converter.report import Report
 
 Options = Mapping[str, Any]
 EMBEDDED = "digits"
+SEARCH = ("trials", "groups", "spike_weight", "jobs", "search")
+"""The options of a search."""
 VERIFIED = 8
 """How many samples `--verify` compares."""
 
@@ -58,8 +62,14 @@ def inspect(given: Options) -> int:
 
 def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     """Convert, write the artefact with `run` as its run.toml, print the curve, hold it against the gate."""
+    gate(converted(given, calibrators, run), given["max_drop"])
+
+
+def converted(given: Options, calibrators: Registry[Any], run: Options) -> Report:
+    """Convert, write the artefact with `run` as its run.toml, print the curve."""
     target = Path(given["directory"])
     refuse_directory(target, given["force"])
+    given = {**given, "calibrator": calibrator_names(given)}
     kinds = [calibrators[name] for name in given["calibrator"]]
     chosen = calibrator_options(kinds, given)
     neuron, neuron_options = neuron_of(given)
@@ -68,6 +78,8 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
         neuron_options=neuron_options,
         encoding=given["encoding"],
         timesteps=tuple(sorted(set(given["timesteps"]))),
+        schedule=given["schedule"],
+        delay=given["delay"],
         keep_analog=given["keep_analog"],
         calibration_samples=given["calibration_samples"],
         samples=given["samples"],
@@ -96,8 +108,11 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
 
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         done = pipeline.convert(path, source, steps, settings, progress)
+    # What was chosen is written down, not that it was to be chosen.
+    chose = done.calibrators != given["calibrator"]
+    run = {**run, "calibrator": done.calibrators, "budget": None if chose else run["budget"]}
     toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, config.RUN)
-    artefact.write(done, target, run=toml, force=given["force"])
+    artefact.write(done, target, run=toml, search=given["search"], force=given["force"])
     report = done.report
     for warning in report.warnings:
         warn(given, warning)
@@ -105,6 +120,30 @@ def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
         sys.stdout.write(report.to_json())
     else:
         show(*terminal.conversion(report, target, every=given["verbose"]))
+    return report
+
+
+def tune(given: Options, calibrators: Registry[Any], run: Options) -> None:
+    """Convert with a search that goes on where an earlier one ended; meanwhile its file is beside DIR."""
+    target = Path(given["directory"])
+    refuse_directory(target, given["force"])
+    beside = target.with_name(f"{target.name}.{artefact.SEARCH}")
+    search = Path(given["search"] or beside)
+    if given["resume"] is not None and not search.exists():
+        earlier = Path(given["resume"], artefact.SEARCH)
+        if not earlier.is_file():
+            raise UsageError(
+                f"'{given['resume']}' holds no {artefact.SEARCH}", hint="ann2snn tune leaves one"
+            )
+        shutil.copyfile(earlier, search)
+    try:
+        report = converted({**given, "search": str(search)}, calibrators, run)
+    except KeyboardInterrupt:
+        if search.exists():
+            tell(given, f"the trials so far are in {search}: the same command goes on from there")
+        raise
+    if search == beside:
+        search.unlink(missing_ok=True)
     gate(report, given["max_drop"])
 
 
@@ -132,6 +171,7 @@ def evaluate(given: Options) -> None:
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, said = measured_part(data, stored, given["samples"])
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
+    refuse_early(timesteps, model.delay)
     size = batch_that_fits(model.graph, given["batch_size"])
     warnings = list(
         filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
@@ -141,7 +181,7 @@ def evaluate(given: Options) -> None:
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "measuring", len(part) * max(timesteps))
         pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
-        measured = measure(model, model.graph, pairs, timesteps, told)
+        measured = measure(model, stored.ann.to(target), pairs, timesteps, told)
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
@@ -182,19 +222,38 @@ def diagnose(given: Options) -> None:
         show(*terminal.diagnosis(found))
 
 
+OF_CALIBRATORS = (
+    *("budget", "percentile", "per_channel", "rounds", "iterations", "allowance", "timesteps", "schedule"),
+    *SEARCH,
+)
+
+
+def calibrator_names(given: Options) -> tuple[str, ...]:
+    """The calibrators asked for; an option of percentile alone asks for that one."""
+    names = tuple(given["calibrator"])
+    if names == ("auto",) and (given["percentile"] is not None or given["per_channel"] is not None):
+        return ("percentile",)
+    return names
+
+
 def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, Any]]:
     """For each calibrator its options, of those given; one that depends on the run's length is told it."""
     timed = any(f.name == "timesteps" for kind in kinds for f in fields(kind))
     if given["target"] is not None and not timed:
         raise UsageError(f"the calibrator {' or '.join(given['calibrator'])} has no option --target")
     target = given["target"] or max(given["timesteps"])
-    told = {**given, "timesteps": target if timed else None}
+    scheduled = any(f.name == "schedule" for kind in kinds for f in fields(kind))
+    told = {
+        **given,
+        "timesteps": target if timed else None,
+        "schedule": given["schedule"] if scheduled else None,
+    }
     return taken(
         "the calibrator",
         kinds,
         given["calibrator"],
         told,
-        ("percentile", "per_channel", "rounds", "timesteps"),
+        OF_CALIBRATORS,
     )
 
 
@@ -208,7 +267,11 @@ def neuron_of(given: Options) -> tuple[str, dict[str, Any]]:
     if not kind.choosable:
         raise UsageError(f"the neuron {name} has an activation of its own and stands for no ReLU")
     (options,) = taken(
-        "the neuron", [kind], [name], {**given, "levels": levels}, ("reset", "initial", "levels")
+        "the neuron",
+        [kind],
+        [name],
+        {**given, "levels": levels},
+        ("reset", "initial", "levels", "leak", "burst"),
     )
     return name, options
 

@@ -7,6 +7,7 @@ it; writing needs no more of TOML than text, numbers, booleans and lists of them
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,8 +24,15 @@ Scalar = str | int | float | bool
 Value = Scalar | Sequence[Scalar]
 
 
-SPIKES = {"binary": "integrate-fire", "signed": "signed", "levels": "multi-level"}
+SPIKES = {
+    "binary": "integrate-fire",
+    "signed": "signed",
+    "levels": "multi-level",
+    "powers": "power-of-two",
+}
 """What a spike may be -> the neuron that emits such spikes."""
+COUNTED = ("levels", "powers")
+"""Those of which there are N."""
 
 
 def dumps(values: Mapping[str, Value], comment: str = "") -> str:
@@ -105,19 +113,34 @@ def shape_of(value: str) -> tuple[str, tuple[int, ...]]:
 
 
 def spikes(value: Any) -> str:
-    """`binary`, `signed` or `levels:N`, as it stands. Raises ValueError for anything else."""
+    """`binary`, `signed`, `levels:N` or `powers:N`, as it stands. Raises ValueError for anything else."""
     neuron_for(str(value))
     return str(value)
+
+
+def seconds(text: str) -> float:
+    """`60`, `60s`, `5m`, `1h` in seconds. Raises `ValueError` for anything else, and for no time at all."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        found = float(number) * UNITS[unit]
+    except ValueError:
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise ValueError(f"{text!r} is no length of time; 60s, 5m or 1h is")
+    return found
+
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def neuron_for(value: str) -> tuple[str, int | None]:
     """`levels:4` -> ("multi-level", 4): the neuron with these spikes, and its levels where it has them."""
     name, colon, count = value.partition(":")
-    if not colon and name in SPIKES and name != "levels":
+    if not colon and name in SPIKES and name not in COUNTED:
         return SPIKES[name], None
-    if name == "levels" and count.isdigit() and int(count) >= 1:
+    if name in COUNTED and count.isdigit() and int(count) >= 1:
         return SPIKES[name], int(count)
-    raise ValueError(f"{value!r} is none of binary, signed, levels:N with N from 1")
+    raise ValueError(f"{value!r} is none of binary, signed, levels:N, powers:N with N from 1")
 
 
 def _numbers(value: Any, kind: Callable[[Any], Any]) -> tuple[Any, ...]:

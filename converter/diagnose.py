@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from torch import Tensor
 from converter.errors import DataError, ModelError, UsageError
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
-from converter.rate import RateModel
+from converter.observe import voices_of
+from converter.schedules import Model
 
 HEADROOM = 0.5
 """A layer whose largest activation stays below this share of its threshold has its threshold too high."""
@@ -47,11 +49,11 @@ class Drift:
     inherited: float
     """The three parts of `error`; as absolute values they may sum to more."""
     clipped: float
-    """Share of ANN activations above the threshold."""
+    """Share of ANN activations above all that a step can say: the threshold, or several of them."""
     silent: float
     """Share of neurons with a positive ANN activation that never fired."""
     peak: float
-    """The largest ANN activation over its threshold."""
+    """The largest ANN activation over its threshold, or over as many as its range was divided into."""
     cause: str = ""
     advice: str = ""
 
@@ -83,18 +85,29 @@ class Sums:
     values: int = 0
     peak: float = 0.0
 
-    def add(self, neuron: Neuron, activation: Tensor, current: Tensor, half: Tensor, full: Tensor) -> None:
-        """One batch: the ANN's activation; means over time of the current, the spikes halfway, the spikes."""
-        threshold, wanted, reached = neuron.calibrated(), neuron(current), neuron.rate(current)
-        size = activation.abs() / threshold
+    def add(
+        self,
+        neuron: Neuron,
+        activation: Tensor,
+        current: Tensor,
+        half: Tensor,
+        full: Tensor,
+        fired: Tensor,
+    ) -> None:
+        """One batch: the ANN's activation; means over time of the current, the spikes halfway, the spikes;
+        which neurons ever fired.
+        """
+        wanted, reached = neuron(current), neuron.rate(current)
+        limit = neuron.most * neuron.calibrated()
+        size = activation.abs() / (neuron.parts * neuron.calibrated())
         positive = activation > 0
         self.half += _total(half - activation)
         self.full += _total(full - activation)
         self.steps += _total(full - reached)
         self.clipping += _total(reached - wanted)
         self.inherited += _total(wanted - activation)
-        self.clipped += float((neuron.magnitude(activation) > threshold * (1 + 1e-6)).sum())
-        self.silent += float((positive & (full == 0)).sum())
+        self.clipped += float((neuron.magnitude(activation) > limit * (1 + 1e-6)).sum())
+        self.silent += float((positive & ~fired).sum())
         self.positive += float(positive.sum())
         self.size += _total(activation)
         self.values += activation.numel()
@@ -122,19 +135,23 @@ class Sums:
 
 @dataclass
 class Record:
-    """Listens to the simulation of one batch: the sums over time of spikes and currents."""
+    """Listens to the simulation of one batch: the sums over time of spikes and currents; who ever fired."""
 
+    currents: frozenset[Node]
+    voices: frozenset[Node]
     sums: dict[Node, Tensor] = field(default_factory=dict)
-    wanted: frozenset[Node] = frozenset()
+    fired: dict[Node, Tensor] = field(default_factory=dict)
 
     def __call__(self, node: Node, value: Tensor) -> None:
-        if node in self.wanted:
+        if node in self.currents or node in self.voices:
             self.sums[node] = self.sums[node] + value if node in self.sums else value
+        if node in self.voices:
+            self.fired[node] = self.fired[node] | (value != 0) if node in self.fired else value != 0
 
 
 @torch.inference_mode()
 def diagnose(
-    model: RateModel,
+    model: Model,
     ann: Graph,
     batches: Iterable[Tensor],
     timesteps: int,
@@ -144,28 +161,34 @@ def diagnose(
     """Run `model` for `timesteps` steps beside `ann`, whose nodes of the same names hold the activations.
 
     `ann` is the network after the passes: they move a clip that does not start at 0, its name stays with it.
-    `progress` is told the samples done, step by step. Raises `ModelError` when `ann` is not the network that
+    `progress` is told the samples times steps done. Raises `ModelError` when `ann` is not the network that
     `model` was converted from, `UsageError` for fewer than two steps, `DataError` without samples.
     """
     if timesteps < 2:
         raise UsageError(f"timesteps is {timesteps}; a diagnosis compares T with T/2, so it takes at least 2")
     layers = {node: Sums() for node in model.neurons}
-    wanted = frozenset(layers) | {node.inputs[0] for node in layers}
+    voices = voices_of(model.graph)
+    heard = {neuron: voice for voice, neuron in voices.items()}
+    listener = partial(Record, frozenset(node.inputs[0] for node in layers), frozenset(voices))
     check_names(model, ann)
     samples = 0
     for x in batches:
         activations = values_of(ann, {node.name for node in layers}, x)
-        record, half = Record(wanted=wanted), dict[Node, Tensor]()
-        for time, _ in zip(range(1, timesteps + 1), model.iterate(x, record), strict=False):
+        done, record, half = 0, listener(), dict[Node, Tensor]()
+        steps = timesteps // 2, timesteps
+        for time, _, record in model.answers(x, steps, listener):
             if time == timesteps // 2:
-                half = {node: record.sums[node] / time for node in layers}
-            progress(len(x))
+                half = {neuron: record.sums[voice] / time for voice, neuron in voices.items()}
+            progress(len(x) * (time - done))
+            done = time
         given = model.currents(x)
         for node, sums in layers.items():
             source = node.inputs[0]
             current = record.sums[source] / timesteps if source in record.sums else given[source]
             assert isinstance(node.op, Neuron)
-            sums.add(node.op, activations[node.name], current, half[node], record.sums[node] / timesteps)
+            voice = heard[node]
+            full = record.sums[voice] / timesteps
+            sums.add(node.op, activations[node.name], current, half[node], full, record.fired[voice])
         samples += len(x)
     if not samples:
         raise DataError("there are no samples to diagnose on")
@@ -174,7 +197,7 @@ def diagnose(
     return Diagnosis(samples, timesteps, tolerance, tuple(told), first)
 
 
-def check_names(model: RateModel, ann: Graph) -> None:
+def check_names(model: Model, ann: Graph) -> None:
     """`ModelError` unless `ann` has a node of the same name and shape for every neuron of `model`."""
     shapes = {node.name: node.shape for node in ann}
     for node in model.neurons:

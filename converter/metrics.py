@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from converter.divergence import divergence
 from converter.errors import DataError
 from converter.graph import BATCH, Graph, Node, Shape, batch_axes, size_of
 from converter.neurons import Neuron
-from converter.observe import activations_of
-from converter.operations import fan_out_of, summary
+from converter.observe import activations_of, voices_of
+from converter.operations import fan_out_of, macs_of, microjoules, summary
 from converter.ops import Conv, ConvTranspose, Linear
-from converter.rate import RateModel
 from converter.report import Layer, Point
+from converter.schedules import Model
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 Progress = Callable[[int], None]
@@ -48,8 +49,8 @@ class LayerSums:
     values: int = 0
 
     def add(self, neuron: Neuron, activation: Tensor, mean: Tensor, fired: Tensor) -> None:
-        """One batch: the ANN's activation, the spikes' mean over time, how often each neuron fired."""
-        above = neuron.magnitude(activation) > neuron.calibrated() * (1 + 1e-6)
+        """One batch: the ANN's activation, the spikes' mean over time, how many each neuron emitted."""
+        above = neuron.magnitude(activation) > neuron.most * neuron.calibrated() * (1 + 1e-6)
         positive = activation > 0
         self.spikes += float(fired.sum())
         self.clipped += float(above.sum())
@@ -59,8 +60,8 @@ class LayerSums:
         self.size += float(activation.abs().sum())
         self.values += activation.numel()
 
-    def layer(self, node: Node, timesteps: int) -> Layer:
-        """The sums as a line of the report."""
+    def layer(self, node: Node, voice: Node, timesteps: int) -> Layer:
+        """The sums as a line of the report; the spikes of `node` are heard at `voice`."""
         neuron = node.op
         assert isinstance(neuron, Neuron)
         threshold = neuron.calibrated()
@@ -77,7 +78,7 @@ class LayerSums:
             clipped=self.clipped / self.values,
             silent=self.silent / max(self.positive, 1.0),
             error=self.error / max(self.size, 1e-12),
-            spikes=neuron.spikes,
+            spikes=neuron.spikes if voice is node else f"{neuron.spikes} and withdrawn",
         )
 
 
@@ -88,50 +89,104 @@ class Answers:
     right: float = 0.0
     agree: float = 0.0
     error: float = 0.0
+    divergence: float = 0.0
     spikes: float = 0.0
+    operations: float = 0.0
+
+    def point(
+        self,
+        timesteps: int,
+        latency: int,
+        samples: float,
+        neurons: int,
+        labelled: bool,
+        macs: float,
+    ) -> Point:
+        """The sums over `samples` as a point of the curve; analog `macs` a sample."""
+        return Point(
+            timesteps=timesteps,
+            accuracy=self.right / samples if labelled else None,
+            agreement=self.agree / samples,
+            output_error=self.error / samples,
+            divergence=self.divergence / samples,
+            spikes_per_neuron=self.spikes / samples / neurons,
+            latency=latency,
+            microjoules=microjoules(self.operations / samples, macs),
+        )
 
 
 @dataclass
 class Watch:
-    """Listens to a simulation of one batch: each layer's spike sum and count, each synapse's input events."""
+    """Listens to a simulation of one batch: each neuron's spikes, each synapse's input events."""
 
     sources: frozenset[Node]
+    voices: Mapping[Node, Node]
+    """Where a layer's spikes are heard -> its neuron."""
     sums: dict[Node, Tensor] = field(default_factory=dict)
     fired: dict[Node, Tensor] = field(default_factory=dict)
     events: dict[Node, Tensor] = field(default_factory=dict)
     total: Tensor | float = 0.0
+    active: Tensor | float = 0.0
+    """How often a neuron was not silent in a step."""
+    accumulates: Tensor | float = 0.0
+    """What all spikes would cost if each reached one weight."""
 
     def __call__(self, node: Node, value: Tensor) -> None:
-        if isinstance(node.op, Neuron):
-            fires = (value != 0).to(value.dtype)
-            self.sums[node] = self.sums[node] + value if node in self.sums else value
-            self.fired[node] = self.fired[node] + fires if node in self.fired else fires
-            self.total = self.total + fires.sum(dtype=torch.float64)
+        if node in self.voices:
+            neuron = self.voices[node]
+            assert isinstance(neuron.op, Neuron)
+            spikes = neuron.op.count(value)
+            count = spikes.sum(dtype=torch.float64)
+            self.sums[neuron] = self.sums[neuron] + value if neuron in self.sums else value
+            self.fired[neuron] = self.fired[neuron] + spikes if neuron in self.fired else spikes
+            self.total = self.total + count
+            self.active = self.active + (value != 0).sum(dtype=torch.float64)
+            self.accumulates = self.accumulates + neuron.op.bits * count
         elif node in self.sources:
             events = (value != 0).to(value.dtype)
             self.events[node] = self.events[node] + events if node in self.events else events
 
+    def cost(self, source: Node) -> Tensor:
+        """The accumulates that each value of `source` has cost so far at every weight it reaches.
+
+        Where spikes were pooled or added on their way, each that is left costs what a spike of the network
+        costs on average.
+        """
+        if source in self.voices:
+            neuron = self.voices[source]
+            assert isinstance(neuron.op, Neuron)
+            return neuron.op.bits * self.fired[neuron]
+        mean = float(self.accumulates) / max(float(self.active), 1.0) or 1.0
+        return mean * self.events[source]
+
 
 @torch.inference_mode()
 def measure(
-    model: RateModel,
+    model: Model,
     ann: Graph,
     batches: Labelled,
     timesteps: Sequence[int],
     progress: Progress = lambda done: None,
+    spiking: Graph | None = None,
 ) -> Measurement:
     """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
 
-    Layers and operations are counted over the whole of the longest run. Raises `DataError` when there are
+    `spiking` is the graph of `model` before any calibrator: spikes are held against their neuron's activation
+    there, by name, since a correction may have changed the weights of `model`. None: it is `ann` itself.
+    Layers and operations are counted over the whole of the longest run. `progress` is told samples times
+    steps as they are done, `timesteps[-1]` for each sample. Raises `DataError` when there are
     no samples or a label is not one of the network's classes.
     """
+    spiking = spiking or ann
     steps = sorted(set(timesteps))
     last = steps[-1]
     layers = {node: LayerSums() for node in model.neurons}
     answers = {t: Answers() for t in steps}
     synapses = tuple(n for n in model.plan.step if isinstance(n.op, Conv | ConvTranspose | Linear))
     fan_out = {node: fan_out_of(node) for node in synapses}
-    operations = samples = ann_right = 0.0
+    sources = frozenset(n.inputs[0] for n in synapses)
+    voices = voices_of(model.graph)
+    active = samples = ann_right = 0.0
     labelled = True
     for inputs, labels in batches:
         count = len(inputs)
@@ -139,42 +194,36 @@ def measure(
         choice = target[0].argmax(1)
         if labels is not None:
             check_labels(labels, target[0].shape[1])
-        activations = activations_of(model.graph, inputs)
-        watch = Watch(frozenset(n.inputs[0] for n in synapses))
-        for time, readout in zip(range(1, last + 1), model.iterate(inputs, watch), strict=False):
+        activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
+        done, watch = 0, Watch(sources, voices)
+        for time, readout, watch in model.answers(inputs, steps, lambda: Watch(sources, voices)):
             if time in answers:
-                add_answers(answers[time], readout, target, labels, watch.total)
-            progress(count)
+                reached = operations_of(watch, fan_out)
+                add_answers(answers[time], readout, target, labels, float(watch.total), reached)
+            progress(count * (time - done))
+            done = time
         for node, sums in layers.items():
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            sums.add(neuron, activations[node], watch.sums[node] / last, watch.fired[node])
-        for node in synapses:
-            source = node.inputs[0]
-            events = watch.fired[source] if source in watch.fired else watch.events[source]
-            operations += float((events * fan_out[node]).sum(dtype=torch.float64))
+            sums.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired[node])
+        active += float(watch.active)
         labelled = labelled and labels is not None
         ann_right += count_right(choice, labels) if labels is not None else 0.0
         samples += count
     if not samples:
         raise DataError("there are no samples to measure on")
     neurons = sum(size_of(n.shape) for n in layers)
-    curve = tuple(
-        Point(
-            timesteps=t,
-            accuracy=a.right / samples if labelled else None,
-            agreement=a.agree / samples,
-            output_error=a.error / samples,
-            spikes_per_neuron=a.spikes / samples / neurons,
-        )
-        for t, a in answers.items()
-    )
+    macs = macs_of(model.plan.static)
+    curve = tuple(a.point(t, model.latency(t), samples, neurons, labelled, macs) for t, a in answers.items())
+    operations = answers[last].operations / samples
     return Measurement(
         samples=int(samples),
         ann_accuracy=ann_right / samples if labelled else None,
         curve=curve,
-        layers=tuple(sums.layer(node, last) for node, sums in layers.items()),
-        metrics=summary(model, curve[-1].spikes_per_neuron, operations / samples, last),
+        layers=tuple(layers[node].layer(node, voice, last) for voice, node in voices.items()),
+        metrics=summary(
+            model, spiking, curve[-1].spikes_per_neuron, active / samples / neurons, operations, last
+        ),
     )
 
 
@@ -183,16 +232,27 @@ def add_answers(
     readout: Sequence[Tensor],
     target: Sequence[Tensor],
     labels: Tensor | None,
-    spikes: Tensor | float,
+    spikes: float,
+    operations: float,
 ) -> None:
-    """One batch at one time step; `spikes` is the batch's count so far."""
+    """One batch at one time step; `spikes` and synaptic `operations` are the batch's counts so far."""
     choice = readout[0].argmax(1)
     count = len(choice)
     agree = (choice == target[0].argmax(1)).reshape(count, -1).double()
     sums.agree += float(agree.mean(1).sum())
     sums.right += count_right(choice, labels) if labels is not None else 0.0
     sums.error += float(relative_error(readout, target).sum())
-    sums.spikes += float(spikes)
+    sums.divergence += float(divergence(readout[0], target[0]).sum())
+    sums.spikes += spikes
+    sums.operations += operations
+
+
+def operations_of(watch: Watch, fan_out: Mapping[Node, Tensor]) -> float:
+    """The accumulates that the spikes of the batch have cost so far; `fan_out` of each synapse's inputs."""
+    return sum(
+        float((watch.cost(synapse.inputs[0]) * reached).sum(dtype=torch.float64))
+        for synapse, reached in fan_out.items()
+    )
 
 
 def count_right(choice: Tensor, labels: Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
+from converter.stateful import Stateful
 
 Batches = Callable[[], Iterable[Tensor]]
 """Gives the calibration inputs anew each time it is called: tensors [batch, …] in the network's layout."""
@@ -35,6 +36,18 @@ def observe(graph: Graph, batches: Batches, observers: Iterable[tuple[Node, Obse
     with torch.inference_mode():
         for batch in batches():
             graph.run(batch, listen=listen)
+
+
+def voices_of(graph: Graph) -> dict[Node, Node]:
+    """Where a neuron's spikes are heard -> the neuron: at itself, or at what mends its spikes."""
+    users = graph.users()
+
+    def voice(node: Node) -> Node:
+        readers = users[node]
+        mended = len(readers) == 1 and isinstance(readers[0].op, Stateful) and readers[0].op.mends_spikes
+        return readers[0] if mended else node
+
+    return {voice(node): node for node in graph if isinstance(node.op, Neuron)}
 
 
 def activations_of(graph: Graph, inputs: Tensor) -> dict[Node, Tensor]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from converter.errors import Refusal
 from converter.graph import Node, batch_axes, size_of
-from converter.neurons import Neuron
 from converter.ops import Conv, ConvTranspose, Linear
-from converter.rate import RateModel
+from converter.rate import SpikingModel
 
 PICOJOULE_MAC = 4.6
 PICOJOULE_AC = 0.9
@@ -26,7 +25,7 @@ ENERGY_ASSUMPTION = (
     "45 nm CMOS, 32-bit floating point: 4.6 pJ for a multiply-accumulate, 0.9 pJ for an accumulate "
     "(Horowitz, ISSCC 2014); arithmetic only, memory traffic not included; "
     "the analog first layer is computed once an image; "
-    "a spike of several levels counts as one accumulate for each of its bits"
+    "a spike of several levels counts as one accumulate for each of its bits, a burst as all of its spikes"
 )
 
 
@@ -55,32 +54,45 @@ def macs_of(nodes: Iterable[Node]) -> float:
     return total
 
 
-def summary(model: RateModel, spikes_per_neuron: float, operations: float, timesteps: int) -> dict[str, Any]:
-    """The NeuroBench metrics of a run, for one sample; `operations` are the spikes that reached a weight."""
+def microjoules(accumulates: float, multiplications: float) -> float:
+    """The energy of so many ACs and MACs, in µJ, under `ENERGY_ASSUMPTION`."""
+    return (accumulates * PICOJOULE_AC + multiplications * PICOJOULE_MAC) * 1e-6
+
+
+def summary(
+    model: SpikingModel,
+    ann: Iterable[Node],
+    spikes_per_neuron: float,
+    active: float,
+    operations: float,
+    timesteps: int,
+) -> dict[str, Any]:
+    """The NeuroBench metrics of a run, for one sample, beside what its ANN costs.
+
+    `active`: steps in which a neuron is not silent; `operations`: accumulates at all weights reached.
+    """
     tensors = [t for node in model.graph for t in node.op.tensors().values()]
     weights = [n.op.weight for n in model.graph if isinstance(n.op, Conv | ConvTranspose | Linear)]
-    macs, macs_static = macs_of(model.graph), macs_of(model.plan.static)
+    macs_ann, macs_static = macs_of(ann), macs_of(model.plan.static)
     neurons = sum(size_of(n.shape) for n in model.neurons)
-    bits = max((n.op.parts.bit_length() for n in model.neurons if isinstance(n.op, Neuron)), default=1)
-    operations *= bits
     return {
         "footprint": sum(t.numel() * t.element_size() for t in tensors),
         "connection_sparsity": 1
         - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
-        "activation_sparsity": 1 - spikes_per_neuron / timesteps,
+        "activation_sparsity": 1 - active / timesteps,
         "neurons": neurons,
         "timesteps": timesteps,
         "spikes_per_neuron": spikes_per_neuron,
         "synaptic_operations": {
-            "Dense": macs * timesteps,
+            "Dense": macs_of(model.graph) * timesteps,
             "Effective_ACs": operations,
             "Effective_MACs": macs_static,
         },
         "membrane_updates": neurons * timesteps,
-        "ann_macs": macs,
+        "ann_macs": macs_ann,
         "energy": {
-            "snn_microjoule": (operations * PICOJOULE_AC + macs_static * PICOJOULE_MAC) * 1e-6,
-            "ann_microjoule": macs * PICOJOULE_MAC * 1e-6,
+            "snn_microjoule": microjoules(operations, macs_static),
+            "ann_microjoule": microjoules(0, macs_ann),
             "assumption": ENERGY_ASSUMPTION,
         },
     }

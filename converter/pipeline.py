@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from converter import schedules
+from converter.account import analog_words, pooling_words, said_of_change, said_of_search
 from converter.data import Source, range_warning, split
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
@@ -26,8 +29,7 @@ from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply
 from converter.passes.spike import Spike
-from converter.rate import RateModel
-from converter.report import DataFacts, ModelFacts, Report, Step
+from converter.report import DataFacts, ModelFacts, Report, Step, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 Progress = Callable[[str, int, int], None]
@@ -37,8 +39,26 @@ Progress = Callable[[str, int, int], None]
 class Calibrate(Protocol):
     """A calibrator, as `calibrators` has them: (graph, batches) -> graph."""
 
-    def __call__(self, graph: Graph, batches: Batches) -> Graph:
-        """The graph with thresholds set."""
+    def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
+        """The graph calibrated, `ann` being it before any calibrator."""
+
+
+@runtime_checkable
+class Choice(Calibrate, Protocol):
+    """A calibrator that leaves the work to others, and can say why to these."""
+
+    def chosen(self, graph: Graph, batches: Batches) -> tuple[Sequence[tuple[str, Calibrate]], str]:
+        """The calibrators that are to run in its place, with their names; and why, in words."""
+
+
+@runtime_checkable
+class Search(Calibrate, Protocol):
+    """A calibrator that tries much and can say what."""
+
+    def searched(
+        self, graph: Graph, batches: Batches, ann: Graph | None, progress: Callable[[int, int], None]
+    ) -> tuple[Graph, tuple[Trial, ...]]:
+        """The graph and every trial, the start first; `progress(done, of)` counts them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,9 @@ class Settings:
     neuron_options: Mapping[str, Any] = field(default_factory=dict)
     encoding: str = "current"
     timesteps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    schedule: str = "stream"
+    delay: int = 0
+    """The first steps of a stream, which are run and not read out."""
     keep_analog: tuple[str, ...] = ()
     calibration_samples: int = 256
     samples: int | None = None
@@ -61,6 +84,10 @@ class Settings:
     outputs: tuple[str, ...] = ()
     """Where to cut the network, instead of at its own outputs."""
 
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for time that cannot be shared so."""
+        schedules.check(self.schedule, self.delay, self.timesteps)
+
     def torch_device(self) -> torch.device:
         """The device `auto`, `cpu` or `cuda` stands for here."""
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
@@ -71,11 +98,15 @@ class Settings:
 class Conversion:
     """A converted network: the spiking model, the ANN it came from, and what is known of both."""
 
-    model: RateModel
+    model: schedules.Model
     ann: Graph
+    spiking: Graph
+    """The graph of the model before any calibrator: what `ann` is, by the names of the model's neurons."""
     report: Report
     input_range: tuple[float, float]
     """Smallest and largest input value of the calibration data."""
+    calibrators: tuple[str, ...]
+    """Those that ran, in order: what a choice was left to stands here as it was chosen."""
 
 
 def convert(
@@ -98,6 +129,7 @@ def convert(
     steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     prototype = neurons[settings.neuron](**settings.neuron_options)
     graph = Spike(prototype, settings.keep_analog)(graph)
+    schedules.check_graph(graph, settings.schedule)
     clock.lap("passes")
 
     device = settings.torch_device()
@@ -111,14 +143,36 @@ def convert(
             progress("calibrating", min((done + 1) * size, len(parts.calibration)), len(parts.calibration))
             yield x.to(device)
 
+    spiking = graph
     low, high = input_range(inputs())
-    for name, calibrate in calibrators:
-        before, graph = graph, calibrate(graph, inputs)
+    waiting, ran = list(calibrators), list[str]()
+    while waiting:
+        name, calibrate = waiting.pop(0)
+        ran.append(name)
+        before = graph
+        trials: tuple[Trial, ...] = ()
+        if isinstance(calibrate, Choice):
+            chain, said = calibrate.chosen(graph, inputs)
+            waiting = [*chain, *waiting]
+            ran.pop()
+        elif isinstance(calibrate, Search):
+            graph, trials = calibrate.searched(graph, inputs, spiking, partial(progress, "searching"))
+            said = f"{said_of_change(before, graph)}; {said_of_search(trials)}"
+        else:
+            graph = calibrate(graph, inputs, spiking)
+            said = said_of_change(before, graph)
         options = asdict(calibrate) if hasattr(calibrate, "__dataclass_fields__") else {}  # type: ignore[call-overload]
-        steps.append(Step(name, options, said_of_change(before, graph)))
+        options = {key: value for key, value in options.items() if value is not None}
+        steps.append(Step(name, options, said, trials))
         clock.lap(name)
 
-    model = RateModel(graph, encoding_of(settings, max(abs(low), abs(high))), seed=settings.seed).to(device)
+    model = schedules.model_of(
+        graph,
+        encoding_of(settings, max(abs(low), abs(high))),
+        schedule=settings.schedule,
+        delay=settings.delay,
+        seed=settings.seed,
+    ).to(device)
     first, _ = next(data.batches(parts.measurement[:size], size))
     warning = range_warning(low, high, first)
     total = len(parts.measurement) * max(settings.timesteps)
@@ -132,7 +186,7 @@ def convert(
     pairs = (
         (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
     )
-    measured = measure(model, ann, pairs, settings.timesteps, told)
+    measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
     clock.lap("measurement")
 
     report = Report(
@@ -150,7 +204,8 @@ def convert(
         settings=recorded(settings),
         steps=tuple(steps),
         analog=analog_words(model, settings.keep_analog),
-        pooling=pooling_words(model),
+        pooling=pooling_words(model, ann),
+        timing=schedules.words(model),
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
         layers=measured.layers,
@@ -160,7 +215,7 @@ def convert(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
-    return Conversion(model, ann, report, (low, high))
+    return Conversion(model, ann, spiking, report, (low, high), tuple(ran))
 
 
 class Clock:
@@ -173,7 +228,8 @@ class Clock:
     def lap(self, name: str) -> None:
         """The stage `name` ends now."""
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
 
 
 def input_range(batches: Iterator[Tensor]) -> tuple[float, float]:
@@ -188,23 +244,6 @@ def encoding_of(settings: Settings, peak: float) -> Encoding:
     """The encoding asked for; a stochastic one is scaled to the largest absolute input."""
     kind = encodings[settings.encoding]
     return kind() if kind.constant else kind(peak=peak)  # type: ignore[call-arg]  # what is not constant has a peak
-
-
-def said_of_change(before: Graph, after: Graph) -> str:
-    """What a calibrator did, in words: the thresholds it set and their range, or the layers it reweighted."""
-    old, new = ({n.name: n.op.tensors() for n in graph} for graph in (before, after))
-    other = [name for name, tensors in new.items() if not same_tensors(tensors, old.get(name, {}))]
-    thresholds = [new[name]["threshold"] for name in other if "threshold" in new[name]]
-    if not thresholds:
-        return f"changed the weights of {len(other)} layers, no threshold"
-    low, high = min(float(t.min()) for t in thresholds), max(float(t.max()) for t in thresholds)
-    count = sum(t.numel() for t in thresholds)
-    return f"{count} thresholds in {len(thresholds)} layers, from {low:.4g} to {high:.4g}"
-
-
-def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether both hold the same values under the same names."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def model_facts(path: Path, file: ModelSource, ann: Graph, graph: Graph) -> ModelFacts:
@@ -227,23 +266,6 @@ def model_facts(path: Path, file: ModelSource, ann: Graph, graph: Graph) -> Mode
 def recorded(settings: Settings) -> dict[str, Any]:
     """The settings as plain data, the device as it was resolved."""
     return {**asdict(settings), "device": str(settings.torch_device())}
-
-
-def analog_words(model: RateModel, kept: Sequence[str]) -> tuple[str, ...]:
-    """Every op that runs in floating point, and why it may."""
-    head = [f"{n.op.kind} '{n.name}': after the last neuron, on the mean output" for n in model.plan.head]
-    kept_nodes = [n for n in model.plan.step if n in model.plan.cumulative and n.op.kind in kept]
-    return tuple(
-        [f"{n.op.kind} '{n.name}': kept analog as asked, on running means" for n in kept_nodes] + head
-    )
-
-
-def pooling_words(model: RateModel) -> tuple[str, ...]:
-    """How each homogeneous op that is not linear (max-pools) is treated."""
-    pools = [n for n in model.plan.step if n in model.plan.cumulative and n.op.homogeneous]
-    return tuple(
-        f"{n.op.kind} '{n.name}': the change of the maximum of the summed spikes, lossless" for n in pools
-    )
 
 
 def versions() -> dict[str, str]:

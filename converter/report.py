@@ -51,12 +51,25 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One trial of a search: where its knobs stood and what that gave, on calibration samples held out."""
+
+    knobs: dict[str, float]
+    objective: float
+    """What the search makes small: a divergence from the ANN, and what spikes cost."""
+    divergence: float
+    """KL(ANN ‖ SNN) in nats, as it stands in the curve."""
+    spikes_per_neuron: float
+
+
+@dataclass(frozen=True)
 class Step:
-    """One pass or calibrator: what it was asked and what it did, in a line."""
+    """One pass or calibrator: what it was asked and what it did, in a line; of a search, all its trials."""
 
     name: str
     options: dict[str, Any]
     did: str
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,15 +87,18 @@ class Layer:
     firing_rate: float
     """Spikes per neuron and step."""
     spikes_per_neuron: float
-    """Over the whole run; negative spikes count as spikes."""
+    """Over the whole run; negative spikes count as spikes, and so does each spike of a burst."""
     clipped: float
-    """Share of ANN activations above the threshold: what the layer cannot say."""
+    """Share of ANN activations above all that a step can say: the threshold, or several of them."""
     silent: float
     """Share of neurons with a positive ANN activation that never fired."""
     error: float
     """|mean spike amplitude − ANN activation|, averaged, over the mean ANN activation."""
     spikes: str = "binary"
-    """What a spike may be: `binary`, `signed`, `levels:N`. T is not the same cost from one to another."""
+    """What a spike may be: `binary`, `signed`, `levels:N`, `powers:N`, `burst:N`. T costs more for some.
+
+    Where spikes are taken back after a neuron that cannot do so itself, `and withdrawn` follows.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,8 +112,14 @@ class Point:
     """Share of samples whose largest output is the ANN's."""
     output_error: float
     """|SNN − ANN| over |ANN|, Euclidean over each sample's outputs, averaged."""
+    divergence: float
+    """KL(ANN ‖ SNN) of the first output as a distribution over its classes, in nats, averaged."""
     spikes_per_neuron: float
     """Spikes per neuron up to this step."""
+    latency: int | None = None
+    """Steps from the image to this answer, delays and the windows of all layers included."""
+    microjoules: float = 0.0
+    """Energy of one sample's arithmetic up to this step, under the assumption in `metrics`."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,8 @@ class Report:
     """NeuroBench: footprint, connection_sparsity, activation_sparsity, synaptic_operations; and energy."""
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    timing: tuple[str, ...] = ()
+    """How the layers share the time, in words, where they do not all fire at every step."""
     date: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA

@@ -2,13 +2,15 @@
 
 `graph.json` lists the nodes, sources first; the batch is written `N` (`12N`). A tensor is stored under
 `layer.field`, the layer being the node's identifier in the emitted model, so `weights.safetensors` serves
-both the emitted `model.py` and this file.
+both the emitted `model.py` and this file. Where the model's own weights are not the ANN's any more, `ann`
+holds the ANN's graph; the tensors it shares with the model are shared here, its own are `ann.layer.field`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -17,64 +19,131 @@ from torch import Tensor
 from converter.encodings import encodings
 from converter.errors import ArtefactError
 from converter.graph import BATCH, Graph, Node, Op, Shape, show_dim
-from converter.rate import RateModel
+from converter.rate import identifiers
+from converter.reference import equal
+from converter.schedules import Model, model_of
 
-FORMAT = 1
+FORMAT = 3
 
 
-def to_json(model: RateModel) -> str:
-    """The structure of a rate model; its tensors are `model.state_dict()`."""
-    graph = model.graph
+def to_json(model: Model, ann: Graph | None = None) -> str:
+    """The structure of a spiking model, its schedule, and its ANN where `model.graph` is not the same one.
+
+    The tensors are `model.state_dict()` and `ann_tensors(model, ann)`.
+    """
     document = {
         "format": FORMAT,
-        "name": graph.name,
-        "inputs": [n.name for n in graph.inputs],
-        "outputs": [n.name for n in graph.outputs],
+        "name": model.graph.name,
         "seed": model.seed,
+        "schedule": model.schedule,
+        "delay": model.delay,
         "encoding": {
             "name": type(model.encoding).__module__.rpartition(".")[2].replace("_", "-"),
             **{f.name: getattr(model.encoding, f.name) for f in fields(model.encoding)},
         },
+        **graph_entries(model.graph, lambda node, field: f"{model.names[node.name]}.{field}"),
+        "ann": None if ann is None else graph_entries(ann, ann_keys(model, ann)),
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def ann_tensors(model: Model, ann: Graph) -> dict[str, Tensor]:
+    """What `ann` has and `model` has not: `ann.layer.field`, each in memory of its own on the CPU."""
+    key, held = ann_keys(model, ann), model.state_dict()
+    found = {key(node, field): tensor for node in ann for field, tensor in node.op.tensors().items()}
+    return {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items() if name not in held
+    }
+
+
+def ann_keys(model: Model, ann: Graph) -> Callable[[Node, str], str]:
+    """Where the tensor of a field of a node of `ann` is stored: the model's own, where that is the same."""
+    names, held = identifiers(ann, dir(type(model))), model.state_dict()
+
+    def key(node: Node, field: str) -> str:
+        own = f"{names[node.name]}.{field}"
+        return own if own in held and equal(held[own], node.op.tensors()[field]) else f"ann.{own}"
+
+    return key
+
+
+def graph_entries(graph: Graph, key: Callable[[Node, str], str]) -> dict[str, Any]:
+    """Ends and nodes of `graph` as plain data; `key(node, field)` is where a tensor is stored."""
+    return {
+        "inputs": [n.name for n in graph.inputs],
+        "outputs": [n.name for n in graph.outputs],
         "nodes": [
             {
                 "name": n.name,
                 "op": type(n.op).__name__,
                 "settings": n.op.settings(),
-                "tensors": {field: f"{model.names[n.name]}.{field}" for field in n.op.tensors()},
+                "tensors": {field: key(n, field) for field in n.op.tensors()},
                 "inputs": [i.name for i in n.inputs],
                 "shape": [d if d < BATCH else show_dim(d) for d in n.shape],
             }
             for n in graph
         ],
     }
-    return json.dumps(document, indent=1) + "\n"
 
 
-def from_json(text: str, tensors: Mapping[str, Tensor]) -> RateModel:
-    """The rate model that `to_json` wrote. Raises `ArtefactError` when text or tensors are not whole."""
-    try:
-        document = json.loads(text)
-        if document["format"] != FORMAT:
-            raise ArtefactError(
-                f"graph.json has format {document['format']}; this version reads {FORMAT}",
-                hint="convert anew",
-            )
-        known = kinds()
-        nodes: dict[str, Node] = {}
-        for entry in document["nodes"]:
-            settings = {k: _tuples(v) for k, v in entry["settings"].items()}
-            settings |= {field: tensors[key] for field, key in entry["tensors"].items()}
-            inputs = tuple(nodes[i] for i in entry["inputs"])
-            nodes[entry["name"]] = Node(
-                known[entry["op"]](**settings), inputs, entry["name"], _shape(entry["shape"])
-            )
-        ends = [tuple(nodes[n] for n in document[end]) for end in ("inputs", "outputs")]
-        graph = Graph(ends[0], ends[1], document["name"]).verify()
+def from_json(text: str, tensors: Mapping[str, Tensor]) -> Model:
+    """The model that `to_json` wrote. Raises `ArtefactError` when text or tensors are not whole."""
+    with whole("graph.json and weights.safetensors do not make a network"):
+        document = read(text)
+        graph = graph_from(document, tensors, document["name"])
         encoding = dict(document["encoding"])
-        return RateModel(graph, encodings[encoding.pop("name")](**encoding), seed=document["seed"])
+        time = {key: document[key] for key in ("schedule", "delay", "seed")}
+        return model_of(graph, encodings[encoding.pop("name")](**encoding), **time)
+
+
+def ann_from_json(text: str, tensors: Mapping[str, Tensor], model: Model) -> Graph:
+    """The ANN of the `model` that `text` holds. Raises `ArtefactError` when text or tensors are not whole."""
+    with whole("graph.json, weights.safetensors and ann.safetensors do not make the network's ANN"):
+        document = read(text)
+        if document["ann"] is None:
+            return model.graph
+        ann = graph_from(document["ann"], tensors, document["name"])
+        shapes = {node.name: node.shape for node in ann}
+        if strange := [
+            n.where for n in (*model.neurons, *model.graph.inputs) if shapes.get(n.name) != n.shape
+        ]:
+            raise ValueError(f"the ANN has no {strange[0]}")
+        return ann
+
+
+def read(text: str) -> dict[str, Any]:
+    """The document, if it is of this format."""
+    document: dict[str, Any] = json.loads(text)
+    if document["format"] != FORMAT:
+        raise ArtefactError(
+            f"graph.json has format {document['format']}; this version reads {FORMAT}",
+            hint="convert anew",
+        )
+    return document
+
+
+def graph_from(entries: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> Graph:
+    """The graph of what `graph_entries` gave."""
+    known = kinds()
+    nodes: dict[str, Node] = {}
+    for entry in entries["nodes"]:
+        settings = {k: _tuples(v) for k, v in entry["settings"].items()}
+        settings |= {field: tensors[key] for field, key in entry["tensors"].items()}
+        inputs = tuple(nodes[i] for i in entry["inputs"])
+        op = known[entry["op"]](**settings)
+        nodes[entry["name"]] = Node(op, inputs, entry["name"], _shape(entry["shape"]))
+    inputs, outputs = (tuple(nodes[n] for n in entries[end]) for end in ("inputs", "outputs"))
+    return Graph(inputs, outputs, name).verify()
+
+
+@contextmanager
+def whole(problem: str) -> Iterator[None]:
+    """`ArtefactError` with this problem where data do not fit together."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(
-            "graph.json and weights.safetensors do not make a network",
+            problem,
             why=f"{type(error).__name__}: {error}",
             hint="the directory is damaged or from another version; convert anew",
         ) from error
@@ -82,7 +151,9 @@ def from_json(text: str, tensors: Mapping[str, Tensor]) -> RateModel:
 
 def kinds() -> dict[str, type[Op]]:
     """Every op class, by the name it is stored under."""
-    import converter.ops  # noqa: F401  (defines the ops)
+    import converter.ops
+    import converter.temporal_bias
+    import converter.withdrawal  # noqa: F401  (these define the ops)
     from converter.neurons import neurons
 
     _ = dict(neurons)  # defines the neurons

@@ -84,13 +84,17 @@ def table(*columns: str, left: Sequence[str] = ()) -> Table:
 
 def curve(points: Sequence[Point], ann_accuracy: float | None) -> Table:
     """The answers over time, the ANN's last."""
-    made = table("T", "accuracy", "agreement", "output error", "spikes/neuron")
+    late = words.late(points)
+    made = table(
+        "T", *["latency"] * late, "accuracy", "agreement", "output error", "KL, nats", "spikes/neuron"
+    )
     for p in points:
         accuracy, agreement = words.percent(p.accuracy), words.percent(p.agreement)
-        error, spikes = words.percent(p.output_error), f"{p.spikes_per_neuron:.2f}"
-        made.add_row(str(p.timesteps), accuracy, agreement, error, spikes)
+        error, divergence = words.percent(p.output_error), words.nats(p.divergence)
+        time = [str(p.timesteps), *[str(p.latency)] * late]
+        made.add_row(*time, accuracy, agreement, error, divergence, f"{p.spikes_per_neuron:.2f}")
     made.add_section()
-    made.add_row("ANN", words.percent(ann_accuracy), "", "", "", style="bold")
+    made.add_row("ANN", *[""] * late, words.percent(ann_accuracy), "", "", "", "", style="bold")
     return made
 
 
@@ -100,7 +104,9 @@ def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     if every:
         shown.append(layers([asdict(layer) for layer in report.layers]))
         shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
-        shown += map(escape, (*report.pooling, *report.analog))
+        shown += map(escape, (*report.timing, *report.pooling, *report.analog))
+    else:
+        shown += [escape(f"{step.name}: {step.did}") for step in report.steps if step.trials]
     return [
         *shown,
         escape(f"{report.model.name}: {words.headline(report)}"),

@@ -8,6 +8,7 @@ for each step. Memory is that of all steps of the values still to be read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,18 +17,55 @@ from converter.errors import Unsupported
 from converter.graph import BATCH, Graph, Node, Op, show_shape
 from converter.neurons import Neuron
 from converter.rate import Plan
+from converter.stateful import Stateful
+from converter.window import Window
 
 Fire = Callable[[Node, Tensor], Tensor]
-"""(neuron node, currents [steps, batch, …]) -> spikes [steps, batch, …]."""
+"""(node with a state, what comes in [steps, batch, …]) -> what it emits [steps, batch, …]."""
 
 
 def fire_in_turn(node: Node, currents: Tensor) -> Tensor:
-    """The neuron's own steps, one after the other."""
-    assert isinstance(node.op, Neuron)
+    """The op's own steps, one after the other."""
+    assert isinstance(node.op, Stateful)
     return node.op.scan(node.op.init(), currents)[1]
 
 
-def unroll(graph: Graph, x: Tensor, timesteps: int, fire: Fire = fire_in_turn) -> tuple[Tensor, ...]:
+@dataclass(frozen=True)
+class InWindows:
+    """A `Fire` for the schedule `pipelined`: its one step is a whole window of `timesteps` steps.
+
+    What comes in is the mean over the window before, what is emitted the mean over the neuron's own.
+    """
+
+    timesteps: int
+
+    def __call__(self, node: Node, currents: Tensor) -> Tensor:
+        """[1, batch, …] -> [1, batch, …]. Raises `Unsupported` for what works step by step."""
+        if not isinstance(node.op, Neuron):
+            raise Unsupported(
+                "the schedule pipelined runs whole windows",
+                [(node.where, "it works step by step")],
+                hint="--schedule stream",
+            )
+        return Window(node.op, self.timesteps)(currents)
+
+
+def run_of(schedule: str, timesteps: int) -> tuple[int, Fire]:
+    """How to `unroll` a run of `timesteps` under this schedule: (steps, fire).
+
+    Either way the mean over the steps is what a value says: of a stream its `timesteps` steps, of a pipeline
+    one step, a whole window.
+    """
+    return (1, InWindows(timesteps)) if schedule == "pipelined" else (timesteps, fire_in_turn)
+
+
+def unroll(
+    graph: Graph,
+    x: Tensor,
+    timesteps: int,
+    fire: Fire = fire_in_turn,
+    listen: Callable[[Node, Sequence[Tensor]], None] = lambda node, values: None,
+) -> tuple[Tensor, ...]:
     """The outputs after `timesteps` steps for a constant input current `x` [batch, …], one tensor each.
 
     Raises `Unsupported` where the batch does not stand first: steps and batch are run as one dimension.
@@ -51,6 +89,7 @@ def unroll(graph: Graph, x: Tensor, timesteps: int, fire: Fire = fire_in_turn) -
                 have[node] = node.op(*(have[i] for i in node.inputs))
         else:
             given = [over_time(have[i], timesteps) if i in static else have[i] for i in node.inputs]
+            listen(node, given)
             have[node] = _run(node, given, fire, cumulative=node in plan.cumulative)
         if node in plan.frontier:
             means[node] = have[node] if node in static else have[node].mean(0)
@@ -69,12 +108,12 @@ def over_time(value: Tensor, timesteps: int) -> Tensor:
 
 
 def _run(node: Node, values: Sequence[Tensor], fire: Fire, *, cumulative: bool) -> Tensor:
-    if isinstance(node.op, Neuron):
+    if isinstance(node.op, Stateful):
         return fire(node, values[0])
-    return _cumulative(node.op, values) if cumulative else _each_step(node.op, values)
+    return _cumulative(node.op, values) if cumulative else each_step(node.op, values)
 
 
-def _each_step(op: Op, values: Sequence[Tensor]) -> Tensor:
+def each_step(op: Op, values: Sequence[Tensor]) -> Tensor:
     """An op without a state, all steps as one batch."""
     result = op(*(v.flatten(0, 1) for v in values))
     return result.reshape(*values[0].shape[:2], *result.shape[1:])
@@ -84,13 +123,13 @@ def _cumulative(op: Op, values: Sequence[Tensor]) -> Tensor:
     """Telescoping: the changes of the op over running sums (homogeneous), or of t · op over running means."""
     sums = [v.cumsum(0) for v in values]
     if op.homogeneous:
-        return _changes(_each_step(op, sums))
+        return _changes(each_step(op, sums))
     time = torch.arange(1, len(sums[0]) + 1, device=sums[0].device, dtype=sums[0].dtype)
 
     def along(value: Tensor) -> Tensor:
         return time.reshape(-1, *[1] * (value.dim() - 1))
 
-    result = _each_step(op, [s / along(s) for s in sums])
+    result = each_step(op, [s / along(s) for s in sums])
     return _changes(result * along(result))
 
 

@@ -31,28 +31,40 @@ OWNERS = {
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.view", *BASE}
-SPIKING = {"converter.neurons", "converter.encodings", "converter.cumulative"}
+SPIKING = {"converter.stateful", "converter.neurons", "converter.encodings", "converter.cumulative"}
+SCHEDULES = {"converter.rate", "converter.window", "converter.pipelined", "converter.schedules"}
+MENDING = {"converter.temporal_bias", "converter.withdrawal"}
 # package or module -> what of ours it may import at module level, its own private modules aside
 ALLOWED = {
     "converter.errors": set[str](),
     "converter.registry": BASE,
     "converter.files": BASE,
+    "converter.divergence": set[str](),
     "converter.graph": BASE,
     "converter.view": LEAVES,
     "converter.ops": LEAVES,
-    "converter.neurons": LEAVES,
+    "converter.stateful": LEAVES,
+    "converter.neurons": {"converter.stateful", *LEAVES},
+    "converter.temporal_bias": {"converter.stateful", *LEAVES},
+    "converter.withdrawal": {"converter.stateful", *LEAVES},
     "converter.encodings": LEAVES,
     "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
-    "converter.observe": {"converter.neurons", *LEAVES},
-    "converter.unroll": {"converter.rate", "converter.neurons", *LEAVES},
+    "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
+    "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
+    "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
     "converter.rate": {*SPIKING, *LEAVES},
+    "converter.window": {*SPIKING, *LEAVES},
+    "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
+    "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
     "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},
-    "converter.exporters": {"converter.rate", "converter.report", *SPIKING, *LEAVES},
+    "converter.exporters": {*SCHEDULES, "converter.report", *SPIKING, *LEAVES},
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
-        *("converter.passes.fold_affine", *SPIKING, *LEAVES),
+        *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
+        # A search starts at least squares and weighs answers; its trials are in the report.
+        *("converter.divergence", "converter.report", "calibrators.least_squares"),
     },
 }
 

@@ -398,14 +398,22 @@ def test_ctrl_c_in_a_running_process() -> None:
         "--data",
         "data.npz",
     ]
-    options = ["--calibration-samples", "4", "-T", "10000000", "-v"]
+    options = ["--calibration-samples", "4", "-T", "10000000", "-v", "--calibrator", "percentile"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
-    assert run.stderr is not None
-    assert any("measuring" in line for line in run.stderr)
-    run.send_signal(signal.SIGINT)
-    said = run.stderr.read()
-    run.stderr.close()
-    assert run.wait(timeout=30) == 130
+    with subprocess.Popen(
+        [*command, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+    ) as run:
+        try:
+            assert run.stderr is not None
+            assert any("measuring" in line for line in run.stderr)
+            run.send_signal(signal.SIGINT)
+            said = run.stderr.read()
+            assert run.wait(timeout=30) == 130
+        finally:
+            run.kill()
     assert said.strip() == "error: interrupted; nothing half-written is left"
     assert files() == before

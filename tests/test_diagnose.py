@@ -12,6 +12,8 @@ from converter.diagnose import Diagnosis, Drift, diagnose
 from converter.errors import DataError, ModelError, UsageError
 from converter.graph import Graph
 from converter.importer import load
+from converter.neurons import Neuron
+from converter.neurons.burst import Burst
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -38,7 +40,7 @@ def network() -> Graph:
     return apply(load(model))[0]
 
 
-def converted(ann: Graph, neuron: IntegrateFire | None = None, **factors: float) -> RateModel:
+def converted(ann: Graph, neuron: Neuron | None = None, **factors: float) -> RateModel:
     """The network with thresholds at the layer's largest activation, times the factor given for the layer."""
     graph = Maximum(per_channel=False)(Spike(neuron or IntegrateFire())(ann), lambda: [X])
 
@@ -92,6 +94,16 @@ def test_a_threshold_at_a_third_is_too_low(layer: str) -> None:
     assert "--calibrator maximum" in named(found).advice
     assert named(found).peak == pytest.approx(1 / 0.3, rel=0.05)
     assert named(found).clipping > 5 * named(found).steps
+
+
+def test_a_burst_says_what_lies_above_its_threshold() -> None:
+    """Thresholds at a third of the largest activation are sound where three spikes fit into a step."""
+    thirds = {"first": 0.34, "second": 0.34, "third": 0.34}
+    ann = network()
+    bursts = diagnose(converted(ann, Burst(burst=3), **thirds), ann, [X], 256)
+    assert bursts.first is None
+    assert all(layer.clipped == 0 and layer.clipping == 0 for layer in bursts.layers)
+    assert diagnose(converted(ann, **thirds), ann, [X], 256).first == "first"
 
 
 @pytest.mark.parametrize("layer", ["first", "second", "third"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,9 +24,12 @@ from converter.exporters.torch import source, tensors
 from converter.graph import BATCH, Graph, Input, Node, Op
 from converter.importer import load
 from converter.neurons import Neuron
+from converter.neurons.burst import Burst
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.leaky import Leaky
 from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
+from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
 from converter.ops._basic import Add, Affine, Linear, Reshape
 from converter.ops.affine import Conv
@@ -33,7 +37,9 @@ from converter.ops.pooling import MaxPool
 from converter.ops.softmax import Softmax
 from converter.passes import apply
 from converter.passes.spike import Spike
+from converter.pipelined import PipelinedModel
 from converter.rate import RateModel
+from converter.schedules import SCHEDULES, Model, model_of
 
 POOL = MaxPool((3, 3), (1, 1), (1, 1), (1, 1))
 
@@ -92,7 +98,7 @@ def small(name: str = "small") -> Graph:
     return Graph((x,), (Node.of(Softmax(1), scores, name="prob"),), name)
 
 
-def emitted(model: RateModel) -> Any:
+def emitted(model: Model) -> Any:
     """The emitted model, in this process."""
     space: dict[str, Any] = {"__name__": "emitted", "__file__": "model.py"}
     exec(compile(source(model), "model.py", "exec"), space)
@@ -215,8 +221,12 @@ def test_the_embedded_network_answers_the_same_in_both_forms(digits_model: Path,
     assert laid_out(source(model), tmp_path) == ""
 
 
-@pytest.mark.parametrize("prototype", [Signed(), MultiLevel(levels=4)], ids=lambda n: n.kind)
-def test_neurons_with_a_memory_answer_the_same_in_both_forms(prototype: Neuron, digits_model: Path) -> None:
+@pytest.mark.parametrize(
+    "prototype",
+    [Signed(), MultiLevel(levels=4), Leaky(leak=0.9), Burst(burst=3), PowerOfTwo(levels=3)],
+    ids=lambda n: n.kind,
+)
+def test_every_kind_of_neuron_answers_the_same_in_both_forms(prototype: Neuron, digits_model: Path) -> None:
     graph = spiking(digits_model).graph
 
     def changed(node: Node) -> Node:
@@ -265,12 +275,17 @@ def networks(draw: st.DrawFn) -> Graph:
     return Graph((x,), outputs[: draw(st.integers(1, 2))], "random")
 
 
-@settings(max_examples=60, deadline=None)
-@given(graph=networks(), encoding=st.sampled_from([None, Poisson(2.0)]), seed=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+@given(
+    graph=networks(),
+    encoding=st.sampled_from([None, Poisson(2.0)]),
+    seed=st.integers(0, 1000),
+    time=st.sampled_from([("stream", 0), ("stream", 2), ("pipelined", 0)]),
+)
 def test_any_network_answers_the_same_in_both_forms(
-    graph: Graph, encoding: Encoding | None, seed: int
+    graph: Graph, encoding: Encoding | None, seed: int, time: tuple[str, int]
 ) -> None:
-    model = RateModel(graph, encoding, seed=seed)
+    model = model_of(graph, encoding, seed=seed, schedule=time[0], delay=time[1])
     x = torch.randn(2, 3, 6, 6)
     there, here = emitted(model)(x, timesteps=5), model(x, 5)
     for a, b in zip(
@@ -288,8 +303,8 @@ def test_several_inputs_come_as_a_tuple() -> None:
     )
     graph = Graph((left, right), (Node.of(neuron(), both, name="relu"),))
     x = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
-    for encoding in (None, Poisson(2.0)):
-        model = RateModel(graph, encoding)
+    for encoding, schedule in itertools.product((None, Poisson(2.0)), SCHEDULES):
+        model = model_of(graph, encoding, schedule=schedule)
         there, here = emitted(model)(x, timesteps=4), model(x, 4)
         assert isinstance(here, Tensor)
         assert torch.equal(there, here)
@@ -336,6 +351,21 @@ def test_it_reads_like_a_model_written_by_hand() -> None:
     assert "converter" not in text
 
 
+def test_of_windows_it_is_one_function_from_image_to_answer() -> None:
+    text = source(PipelinedModel(small()))
+    for line in (
+        "Output   prob: Nx5, read out after a window of steps",
+        "Time     windows of T steps, 2 layers of neurons in a row: an answer after 3·T steps",
+        "        stem_relu = fire_window(",
+        "            integrate_fire, (0.5 * self.stem_relu.threshold,), stem_conv, timesteps, ",
+        "        gate = branch * torch.tanh(pool)  # Nx4x6x6",
+        "    answer = model(x, timesteps=32)  # with windows of 32 steps",
+    ):
+        assert line in text, line
+    for absent in ("def step", "def init", "telescope", "steps so far"):
+        assert absent not in text, absent
+
+
 def test_only_what_is_used_is_in_the_file() -> None:
     graph = Graph((x := image(),), (Node.of(neuron(), Node.of(conv(3, 4), x, name="conv"), name="relu"),))
     text = source(RateModel(graph))
@@ -345,11 +375,12 @@ def test_only_what_is_used_is_in_the_file() -> None:
     assert "negative_slope" not in text
 
 
+@pytest.mark.parametrize(("schedule", "delay"), [("stream", 0), ("stream", 2), ("pipelined", 0)])
 @pytest.mark.parametrize("encoding", [None, Poisson(2.0)])
 def test_ruff_finds_nothing_to_lay_out_or_to_complain_about(
-    tmp_path: Path, encoding: Encoding | None
+    tmp_path: Path, encoding: Encoding | None, schedule: str, delay: int
 ) -> None:
-    text = source(RateModel(small(), encoding))
+    text = source(model_of(small(), encoding, schedule=schedule, delay=delay))
     assert laid_out(text, tmp_path) == ""
     (tmp_path / "model.py").write_text(text)
     command = [

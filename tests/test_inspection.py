@@ -12,8 +12,8 @@ from tests.models import parse, weight
 
 WEIGHTS = {"w": weight(4, 3, 3, 3), "u": weight(4, 4, 3, 3), "v": weight(10, 36)}
 BODY = (
-    "a = Conv (x, w) b = Relu(a) p = MaxPool <kernel_shape = [2, 2], strides = [1, 1]> (b)"
-    "t = Tanh(p) c = Conv(t, u) d = Relu(c) e = Flatten(d) f = Gemm <transB = 1> (e, v) y = Softmax(f)"
+    "a = Conv (x, w) b = Relu(a) t = Tanh(b) p = MaxPool <kernel_shape = [2, 2], strides = [1, 1]> (t)"
+    "c = Conv(p, u) d = Relu(c) e = Flatten(d) f = Gemm <transB = 1> (e, v) y = Softmax(f)"
 )
 
 
@@ -31,8 +31,8 @@ def test_every_node_has_a_part(tmp_path: Path, keep: tuple[str, ...], tanh: str)
     assert {part.name: part.role for part in found.parts} == {
         "a": "input",
         "b": "neuron",
-        "p": "pool",
         "t": tanh,
+        "p": "pool",
         "c": "synapse",
         "d": "neuron",
         "e": "synapse",
@@ -40,7 +40,7 @@ def test_every_node_has_a_part(tmp_path: Path, keep: tuple[str, ...], tanh: str)
         "y": "head",
     }
     assert found.convertible is (tanh == "kept")
-    assert [where for where, _ in found.refused] == ["Tanh 't' (input Nx4x5x5)"] * (tanh == "refused")
+    assert [where for where, _ in found.refused] == ["Tanh 't' (input Nx4x6x6)"] * (tanh == "refused")
     assert ("--keep-analog Tanh" in found.hint) is (tanh == "refused")
 
 

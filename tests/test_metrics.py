@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp, log
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from converter.graph import BATCH, Graph
 from converter.importer import load
 from converter.metrics import batch_that_fits, count_right, measure, relative_error, sample_shape
 from converter.neurons import Neuron
+from converter.neurons.burst import Burst
 from converter.neurons.multi_level import MultiLevel
 from converter.operations import fan_out_of, macs_of
 from converter.passes import apply
@@ -49,7 +51,14 @@ def test_a_run_counted_by_hand() -> None:
     # Read-out: [1, 6], [0.5, 5], [0.5, 5] against the ANN's [0.5, 5]: off by [0.5, 1], then exact.
     assert found.curve[0].output_error == pytest.approx((0.25 + 1) ** 0.5 / (0.25 + 25) ** 0.5)
     assert [p.output_error for p in found.curve[1:]] == [0.0, 0.0]
+    # Of the classes: softmax has 1 / (1 + e^-5) and 1 / (1 + e^-4.5) of the second class.
+    p, q = 1 / (1 + exp(-4.5)), 1 / (1 + exp(-5))
+    nats = p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
+    assert found.curve[0].divergence == pytest.approx(nats, rel=1e-6)
+    assert [p.divergence for p in found.curve[1:]] == [0.0, 0.0]
     assert [p.spikes_per_neuron for p in found.curve] == [1.0, 1.5, 3.0]
+    # The first neuron reaches two weights and fires at steps 1 and 3, the second one, and always fires.
+    assert [p.microjoules for p in found.curve] == pytest.approx([3 * 0.9e-6, 4 * 0.9e-6, 8 * 0.9e-6])
     (layer,) = found.layers
     assert (layer.name, layer.neurons, layer.shape) == ("h", 2, "2")
     assert (layer.spikes_per_neuron, layer.firing_rate) == (3.0, 0.75)
@@ -73,6 +82,31 @@ def test_a_spike_of_several_levels_costs_its_bits() -> None:
     found = measure(RateModel(levels), levels, [(torch.tensor([[0.5, 1.0]]), None)], (1,)).metrics
     assert found["synaptic_operations"]["Effective_ACs"] == 3 * (2 + 1)
     assert found["spikes_per_neuron"] == 1.0
+
+
+def test_each_spike_of_a_burst_is_a_spike_and_costs_one() -> None:
+    """Thresholds ¼, currents 0.5 and 1: bursts of 2 and 4 in the step; they reach 2 weights and 1.
+
+    Beside a max-pool of both, which says the 4 alone, three events are on their way, and each costs the mean
+    of the network's, 6 spikes in 2.
+    """
+    body = "h = Relu(x) y = Gemm(h, w)"
+    bursts = network(body, {"w": torch.tensor([[1.0, 2.0], [0.0, 4.0]])}, "float[N,2] x", threshold=0.25)
+    bursts = bursts.map(lambda n: replace(n, op=Burst(n.op.threshold)) if isinstance(n.op, Neuron) else n)
+    found = measure(RateModel(bursts), bursts, [(torch.tensor([[0.5, 1.0]]), None)], (1,))
+    assert found.metrics["synaptic_operations"]["Effective_ACs"] == 2 * 2 + 4 * 1
+    assert found.curve[0].spikes_per_neuron == 3.0
+    assert found.metrics["activation_sparsity"] == 0.0
+    assert found.layers[0].spikes == "burst:5"
+    assert found.layers[0].clipped == 0.0, "1 is four thresholds, and five can be said"
+    body = """
+        h = Relu(x) p = MaxPool<kernel_shape=[2], strides=[2]>(h)
+        c = Concat<axis=2>(h, p) f = Flatten(c) y = Gemm(f, w)
+    """
+    pooled = network(body, {"w": torch.ones(3, 7)}, "float[N,1,2] x", threshold=0.25)
+    pooled = pooled.map(lambda n: replace(n, op=Burst(n.op.threshold)) if isinstance(n.op, Neuron) else n)
+    found = measure(RateModel(pooled), pooled, [(torch.tensor([[[0.5, 1.0]]]), None)], (1,))
+    assert found.metrics["synaptic_operations"]["Effective_ACs"] == 3 * (6 / 2) * 7
 
 
 def test_clipped_and_silent_shares_by_hand() -> None:

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from converter.errors import Refusal, UsageError
 from converter.neurons import Neuron, State, neurons
+from converter.neurons.burst import Burst
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.leaky import Leaky
 from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
+from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
 
 ONE = torch.tensor(1.0)
@@ -63,6 +66,99 @@ def test_a_constant_current_gives_the_rounded_count(share: float, steps: int, th
     neuron = IntegrateFire(torch.tensor(threshold))
     _, spikes = neuron.scan(neuron.init(), torch.full((steps,), share * threshold))
     assert round(float(spikes.sum()) / threshold) == min(max(math.floor(exact), 0), steps)
+
+
+def test_a_leak_by_hand() -> None:
+    spikes, membranes = trace(Leaky(ONE, initial=0.0, leak=0.5), [0.75, 0.75, 0.75, 0.75])
+    # half of what was there, charged to  .75  1.125  .8125  1.15625
+    assert spikes == [0, 1, 0, 1]
+    assert membranes == [0.75, 0.125, 0.8125, 0.15625]
+
+
+def test_a_current_that_the_leak_outweighs_never_fires() -> None:
+    """λ = 0.75: a current of 0.24 charges the membrane to 0.96 at most, one of 0.26 to 1.04."""
+    neuron = Leaky(ONE, leak=0.75)
+    currents = torch.tensor([0.24, 0.26])
+    _, spikes = neuron.scan(neuron.init(), currents.expand(1000, 2))
+    assert spikes.count_nonzero(0).tolist()[0] == 0
+    assert spikes.count_nonzero(0).tolist()[1] > 50
+    assert neuron.rate(currents)[0] == 0
+    assert 0.05 < float(neuron.rate(currents)[1]) < 0.25
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=40))
+def test_without_a_leak_it_is_integrate_and_fire(currents: list[float]) -> None:
+    run = torch.tensor(currents)
+    (leaky, plain) = (
+        neuron.scan(neuron.init(), run) for neuron in (Leaky(ONE, leak=1.0), IntegrateFire(ONE))
+    )
+    assert torch.equal(leaky[1], plain[1])
+    assert torch.equal(leaky[0][0], plain[0][0])
+    assert torch.equal(Leaky(ONE, leak=1.0).rate(run), IntegrateFire(ONE).rate(run))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.05, 0.999), st.lists(st.floats(-1, 3), min_size=1, max_size=8), st.floats(0, 1))
+def test_the_rate_under_a_leak_is_the_mean_of_any_long_run(
+    leak: float, currents: list[float], initial: float
+) -> None:
+    neuron, steps = Leaky(torch.tensor(2.0), leak=leak), 1000
+    start = Leaky(torch.tensor(2.0), leak=leak, initial=initial)
+    _, spikes = start.scan(start.init(), torch.tensor(currents).expand(steps, len(currents)))
+    # Either count is off by less than two spikes: what was there first, and where in the cycle it ends.
+    assert torch.allclose(
+        spikes.mean(0), neuron.rate(torch.tensor(currents)), rtol=0, atol=2 * 2 * (1 / 840 + 1 / steps)
+    )
+
+
+def test_a_burst_by_hand() -> None:
+    spikes, membranes = trace(Burst(ONE, burst=3), [2.75, 4.0, -5.0, 0.5])
+    # charged to       3.25  4.25  -3.75  -3.25
+    assert spikes == [3, 3, 0, 0]
+    assert membranes == [0.25, 1.25, -3.75, -3.25]
+
+
+@given(st.floats(-0.5, 4.5), st.integers(1, 32), st.integers(1, 4))
+def test_a_burst_says_a_constant_current_up_to_so_many_thresholds(
+    share: float, steps: int, burst: int
+) -> None:
+    exact = share * steps + 0.5
+    if abs(exact - round(exact)) < 1e-3:
+        return
+    neuron = Burst(torch.tensor(2.0), burst=burst)
+    _, spikes = neuron.scan(neuron.init(), torch.full((steps,), share * 2))
+    assert round(float(spikes.sum()) / 2) == min(max(math.floor(exact), 0), burst * steps)
+
+
+def test_a_burst_of_one_is_integrate_and_fire() -> None:
+    currents = torch.randn(50, 40)
+    _, one = Burst(ONE, burst=1).scan(Burst(ONE, burst=1).init(), currents)
+    _, other = IntegrateFire(ONE).scan(IntegrateFire(ONE).init(), currents)
+    assert torch.equal(one, other)
+
+
+def test_what_a_spike_is_and_what_it_costs() -> None:
+    """Three levels are two bits of one spike; a burst of three is three spikes."""
+    values = torch.tensor([0.0, 1.0, 3.0])
+    told = [
+        (n.spikes, n.parts, n.most, n.bits, n.count(values).tolist())
+        for n in (
+            IntegrateFire(ONE),
+            Signed(ONE),
+            Leaky(ONE),
+            MultiLevel(ONE, levels=3),
+            PowerOfTwo(ONE, levels=3),
+            Burst(ONE, burst=3),
+        )
+    ]
+    assert told == [
+        ("binary", 1, 1, 1, [0, 1, 1]),
+        ("signed", 1, 1, 1, [0, 1, 1]),
+        ("binary", 1, 1, 1, [0, 1, 1]),
+        ("levels:3", 3, 3, 2, [0, 1, 1]),
+        ("powers:3", 4, 4, 1, [0, 1, 1]),
+        ("burst:3", 1, 3, 1, [0, 1, 3]),
+    ]
 
 
 def test_negative_slope_by_hand() -> None:
@@ -121,6 +217,35 @@ def test_signed_neurons_round_the_total_whatever_came_when(currents: list[float]
     assert float(spikes.cumsum(0).min()) >= 0
 
 
+def test_powers_of_two_by_hand() -> None:
+    """Levels 1, 2, 4 at thresholds ¼ + ¾·level: 1, 1¾, 3¼; back at −½, −1¼, −2¾, if there is as much."""
+    spikes, membranes = trace(PowerOfTwo(ONE, levels=3), [2.75, 5.5, -2.0, -9.0, 1.0, 0.0])
+    # charged to       3.25  4.75  -1.25  -8.25  -3.25  -1.25 ;  the count goes 4, 8, 6, 2, 0, 0
+    assert spikes == [4, 4, -2, -4, -2, 0]
+    assert membranes == [-0.75, 0.75, 0.75, -4.25, -1.25, -1.25]
+
+
+@settings(max_examples=200)
+@given(st.floats(-2, 10), st.integers(1, 5), st.integers(1, 40))
+def test_a_settled_sum_of_powers_is_off_by_one_smallest_level_at_most(
+    current: float, levels: int, steps: int
+) -> None:
+    neuron, most = PowerOfTwo(ONE, levels=levels), 2.0 ** (levels - 1)
+    run = torch.tensor([min(current, most)] * steps + [0.0] * 60)
+    _, spikes = neuron.scan(neuron.init(), run)
+    assert abs(float(spikes.sum()) - max(float(run.sum()), 0.0)) <= 1 + 1e-3
+    assert float(spikes.cumsum(0).min()) >= 0
+    assert set(spikes.abs().tolist()) <= {0.0, *(2.0**k for k in range(levels))}
+
+
+def test_one_power_of_two_is_one_level_that_goes_back_later() -> None:
+    """Up at the threshold as the signed neuron, back at −½ where that goes back at 0."""
+    currents = [0.75, -0.5, -0.5, -0.5, 0.0]
+    # both charged to 1.25 and -0.25, where the one goes back and the other waits for -0.75
+    assert trace(PowerOfTwo(ONE, levels=1), currents)[0] == [1, 0, -1, 0, 0]
+    assert trace(Signed(ONE), currents)[0] == [1, -1, 0, 0, 0]
+
+
 EVERY: list[Neuron] = [
     IntegrateFire(torch.tensor(1.5)),
     IntegrateFire(torch.tensor(1.5), initial=0.0),
@@ -129,6 +254,12 @@ EVERY: list[Neuron] = [
     Signed(torch.tensor([0.5, 1.0, 2.0]), ceiling=2.0),
     MultiLevel(torch.tensor(0.25), levels=4),
     MultiLevel(torch.tensor([0.1, 0.5, 0.125]), levels=15),
+    PowerOfTwo(torch.tensor(0.25)),
+    PowerOfTwo(torch.tensor([0.1, 0.5, 0.25]), levels=5),
+    Leaky(torch.tensor(1.5), leak=0.9),
+    Leaky(torch.tensor([0.5, 1.0, 2.0]), leak=1.0),
+    Burst(torch.tensor(1.5)),
+    Burst(torch.tensor([0.5, 1.0, 2.0]), burst=2),
     NegativeSlope(torch.tensor(2.0), slope=torch.tensor(0.1)),
     NegativeSlope(torch.tensor([0.5, 1.0, 2.0]), slope=torch.tensor([0.1, 0.0, -0.3])),
 ]
@@ -154,10 +285,9 @@ def test_scan_is_step_by_step(neuron: Neuron) -> None:
     assert all(torch.equal(a, b) for a, b in zip(state, stepped, strict=True))
 
 
-@given(st.lists(st.floats(-2, 2), min_size=1, max_size=30))
-def test_soft_reset_conserves_charge(currents: list[float]) -> None:
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=30), st.sampled_from([IntegrateFire(ONE), Burst(ONE)]))
+def test_soft_reset_conserves_charge(currents: list[float], neuron: Neuron) -> None:
     """Σ out = Σ in − (v(T) − v(0)), whatever it emits."""
-    neuron = IntegrateFire(ONE)
     (membrane,), spikes = neuron.scan(neuron.init(), torch.tensor(currents))
     assert float(spikes.sum()) == pytest.approx(sum(currents) - (float(membrane) - 0.5), abs=1e-4)
 
@@ -172,23 +302,50 @@ def test_a_reset_that_does_not_exist_is_refused() -> None:
         IntegrateFire(reset="gentle")
 
 
+@pytest.mark.parametrize("leak", [0.0, -0.5, 1.5])
+def test_a_leak_that_is_no_share_is_refused(leak: float) -> None:
+    with pytest.raises(UsageError, match="lies above 0 and up to 1"):
+        Leaky(leak=leak)
+
+
+def test_a_burst_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="a burst of 0 spikes cannot fire"):
+        Burst(burst=0)
+
+
 def test_the_registry_has_them_by_file_name() -> None:
     assert dict(neurons) == {
+        "burst": Burst,
         "integrate-fire": IntegrateFire,
+        "leaky": Leaky,
         "multi-level": MultiLevel,
         "negative-slope": NegativeSlope,
+        "power-of-two": PowerOfTwo,
         "signed": Signed,
     }
 
 
 def test_the_emitted_code_is_the_kernel() -> None:
+    from converter.neurons.burst import fire_burst
     from converter.neurons.integrate_fire import integrate_fire, integrate_fire_hard
+    from converter.neurons.leaky import leaky
     from converter.neurons.multi_level import multi_level
     from converter.neurons.negative_slope import negative_slope
+    from converter.neurons.power_of_two import power_of_two
     from converter.neurons.signed import signed
 
     known = {
-        f.__name__: f for f in (integrate_fire, integrate_fire_hard, negative_slope, signed, multi_level)
+        f.__name__: f
+        for f in (
+            integrate_fire,
+            integrate_fire_hard,
+            leaky,
+            fire_burst,
+            power_of_two,
+            negative_slope,
+            signed,
+            multi_level,
+        )
     }
     for neuron in [*EVERY, IntegrateFire(torch.tensor(1.0), reset="hard")]:
         space: dict[str, object] = {**known, "torch": torch, "layer": neuron, "x": torch.randn(4, 3)}

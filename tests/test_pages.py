@@ -27,14 +27,18 @@ from converter.graph import BATCH, Graph, Input, Node
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.ops._basic import Linear
 from converter.rate import RateModel
-from converter.report import DataFacts, Layer, ModelFacts, Point, Report, Step
+from converter.report import DataFacts, Layer, ModelFacts, Point, Report, Step, Trial
 
 EVIL = "a<script>alert(1)</script>&\"'|`[x](http://evil.example)*b*_c_\n# d"
 
 
 def report(name: str = "digits", *, layers: int = 2, labelled: bool = True) -> Report:
     """A small report; with a name that is not harmless, every text in it is so."""
-    points = ((1, 0.31, 0.3, 0.9, 0.2), (8, 0.904, 0.91, 0.2, 1.5), (16, 0.912, 0.96, 0.1, 3.125))
+    points = (
+        (1, 0.31, 0.3, 0.9, 1.5, 0.2),
+        (8, 0.904, 0.91, 0.2, 0.25, 1.5),
+        (16, 0.912, 0.96, 0.1, 0.03125, 3.125),
+    )
     return Report(
         model=ModelFacts(
             name, f"{name}.onnx", "ab" * 32, 123456, name, 17, 30, 12, 5000, {name: "Nx4"}, {name: "Nx3"}
@@ -52,7 +56,7 @@ def report(name: str = "digits", *, layers: int = 2, labelled: bool = True) -> R
         analog=(f"Softmax '{name}'",),
         pooling=(f"MaxPool '{name}'",),
         ann_accuracy=0.916 if labelled else None,
-        curve=tuple(Point(t, a if labelled else None, b, e, s) for t, a, b, e, s in points),
+        curve=tuple(Point(t, a if labelled else None, *others) for t, a, *others in points),
         layers=tuple(
             Layer(
                 f"{name}{i}",
@@ -137,13 +141,13 @@ def test_without_labels_it_is_an_agreement_and_nobody_speaks_of_accuracy() -> No
 
 def test_settled_is_the_step_after_which_it_never_falls_behind_again() -> None:
     assert words.settled(report()) == 16
-    there_and_back = (Point(1, 0.92, 1, 0, 0), Point(2, 0.5, 1, 0, 0), Point(4, 0.9111, 1, 0, 0))
+    there_and_back = (Point(1, 0.92, 1, 0, 0, 0), Point(2, 0.5, 1, 0, 0, 0), Point(4, 0.9111, 1, 0, 0, 0))
     assert words.settled(replace(report(), curve=there_and_back)) == 4
     assert words.settled(replace(report(), curve=there_and_back[:2])) is None
 
 
 def test_of_many_points_those_at_powers_of_two_and_the_last_are_shown() -> None:
-    curve = tuple(Point(t, 0.5, 0.5, 0.5, 0.5) for t in range(1, 101))
+    curve = tuple(Point(t, 0.5, 0.5, 0.5, 0.5, 0.5) for t in range(1, 101))
     assert [p.timesteps for p in words.milestones(curve)] == [1, 2, 4, 8, 16, 32, 64, 100]
 
 
@@ -157,6 +161,10 @@ def test_of_many_points_those_at_powers_of_two_and_the_last_are_shown() -> None:
         (words.percent(float("nan")), "–"),
         (words.number(1234567), "1\u202f234\u202f567"),
         (words.number(0.123456), "0.1235"),
+        (words.nats(0.03125), "0.0312"),
+        (words.nats(0.0), "0.0000"),
+        (words.nats(1e-6), "< 0.0001"),
+        (words.nats(float("nan")), "–"),
         (words.size(999), "999 bytes"),
         (words.size(1_234_567), "1.2 MB"),
         (words.label("Effective_ACs"), "effective ACs"),
@@ -214,7 +222,7 @@ def test_identifiers_are_unique_and_what_is_referred_to_is_there() -> None:
 
 def test_drawings_take_all_their_colours_from_the_page() -> None:
     drawings = re.findall(r"<svg.*?</svg>", page(report()), re.DOTALL)
-    assert len(drawings) == 2
+    assert len(drawings) == 3
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert not re.search(r"#[0-9a-fA-F]{6}\b", drawing)
@@ -222,12 +230,35 @@ def test_drawings_take_all_their_colours_from_the_page() -> None:
         assert "var(--main)" in drawing
 
 
+def searched(name: str = "bayesian") -> Report:
+    """A report of a run with two searches in it, one of a single trial that found the ANN itself."""
+    values = (0.8, 0.9, 0.2, 0.3)
+    trials = tuple(Trial({"scale 1": i / 4}, value, value, 1.0) for i, value in enumerate(values))
+    found = (Step(name, {}, "4 trials", trials), Step(name, {}, "1 trial", (Trial({}, 0.0, 0.0, 0.0),)))
+    return replace(report(name), steps=found)
+
+
+def test_a_search_has_a_drawing_of_its_own() -> None:
+    text = page(searched())
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 5
+    assert ["each trial" in drawing for drawing in drawings] == [False, False, False, True, True]
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+        assert not re.search(r"#[0-9a-fA-F]{6}\b", drawing)
+    names = [attrs["id"] for _, attrs in Reader(text).tags if "id" in attrs]
+    assert len(names) == len(set(names))
+    assert "bayesian, objective on held-out samples" in Reader(text).words
+    assert "<script" not in page(searched(EVIL))
+
+
 def test_the_page_says_what_was_measured() -> None:
     said = Reader(page(report())).words
     for part in (
         "91.2 % after 16 steps of binary spikes, the ANN has 91.6 %.",
         "From step 16 on it stays within half a point of the ANN.",
-        "16 91.2 % 96.0 % 10.0 % 3.12",
+        "16 91.2 % 96.0 % 10.0 % 0.0312 3.12",
+        "divergence from the ANN, nats 0.0312",
         "digits1 8x4x4, thresholds 0.5–1.5 0.125 4.0 % 1.0 % 2.0 %",
         "The largest error is in digits1 : 4.0 %",
         "effective ACs 123 456",
@@ -239,6 +270,38 @@ def test_the_page_says_what_was_measured() -> None:
         "ann2snn convert digits",
     ):
         assert part in said, part
+
+
+def test_an_answer_that_takes_longer_than_its_steps_says_so_everywhere() -> None:
+    """Windows of T steps through 3 layers: the latency has a column, and its place in every sentence."""
+    plain = report()
+    curve = tuple(replace(p, latency=4 * p.timesteps) for p in plain.curve)
+    timing = ("windows of T steps, 3 layers",)
+    late = replace(plain, curve=curve, timing=timing, settings={"schedule": "pipelined"})
+    said, text = Reader(page(late)).words, card(late)
+    sentence = "91.2 % after 16 steps of binary spikes a layer, 64 from image to answer, the ANN has 91.6 %"
+    assert words.headline(late) == sentence
+    for part in (
+        sentence,
+        "With windows of 16 steps or more it stays within half a point of the ANN.",
+        "16 64 91.2 % 96.0 % 10.0 % 0.0312 3.12",
+        "latency, in steps 64",
+        "each row is a run of its own",
+        "Time windows of T steps, 3 layers",
+    ):
+        assert part in said, part
+    for part in (
+        "| time steps | latency | accuracy |",
+        "| 16 | 64 | 91.2 % |",
+        "| ANN | | 91.6 % |",
+        "answer = network(x, timesteps=16)  # with windows of 16 steps",
+        "- windows of T steps, 3 layers",
+        "each row is a run of its own",
+    ):
+        assert part in text, part
+    soon = replace(plain, curve=tuple(replace(p, latency=p.timesteps) for p in plain.curve))
+    assert page(soon) == page(plain)
+    assert card(soon) == card(plain)
 
 
 def test_a_name_with_markup_stays_a_name_on_the_page() -> None:
@@ -287,7 +350,7 @@ def test_the_card_has_every_section_and_its_table_is_a_table() -> None:
         "Limits",
         "Citation",
     ]
-    assert "| 16 | 91.2 % | 96.0 % | 10.0 % | 3.12 |" in text
+    assert "| 16 | 91.2 % | 96.0 % | 10.0 % | 0.0312 | 3.12 |" in text
     rendered = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert '<td style="text-align:right">91.6 %</td>' in rendered
     assert "Thresholds were set on 64 of digits; measured was 100 of digits." in rendered

@@ -152,6 +152,17 @@ def test_a_shift_of_a_sum_goes_into_the_addend_that_has_a_bias() -> None:
     assert kinds(folded(spatial)) == {"Conv": 1, "Add": 1, "Affine": 1}
 
 
+def test_a_shift_after_a_max_pool_goes_before_it_where_a_bias_takes_it() -> None:
+    body = "c = Conv(x, w) p = MaxPool<kernel_shape=[2,2]>(c) y = Add(p, k)"
+    channel = parse(body, {"w": weight(4, 3, 3, 3), "k": weight(4, 1, 1)}, outputs="float[N,C,H,W] y")
+    assert kinds(folded(channel)) == {"Conv": 1, "MaxPool": 1}
+    place = parse(body, {"w": weight(4, 3, 3, 3), "k": weight(4, 5, 5)}, outputs="float[N,C,H,W] y")
+    assert kinds(folded(place)) == {"Conv": 1, "MaxPool": 1, "Affine": 1}
+    body = "c = Conv(x, w) a = Add(x, c) g = GlobalMaxPool(a) y = Add(g, k)"
+    added = parse(body, {"w": weight(3, 3, 1, 1), "k": weight(3, 1, 1)}, outputs="float[N,C,H,W] y")
+    assert kinds(folded(added)) == {"Conv": 1, "Add": 1, "ReduceMax": 1}
+
+
 def test_a_shift_by_place_is_folded_also_where_the_batch_is_not_in_front() -> None:
     """As transformers lay out their tokens: [token, batch, feature]; each token has its own shift."""
     model = parse(

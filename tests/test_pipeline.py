@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from calibrators.bias_correction import BiasCorrection
+from calibrators.initial_membrane import InitialMembrane
 from calibrators.maximum import Maximum
 from calibrators.percentile import Percentile
+from calibrators.spike_calibration import SpikeCalibration
+from calibrators.temporal_bias import TemporalBiasCorrection
+from converter.account import said_of_search
 from converter.artefact import read, write
 from converter.data import Source, open_source
 from converter.encodings.poisson import Poisson
 from converter.errors import ArtefactError, DataError
 from converter.graph import Graph
-from converter.pipeline import Conversion, Settings, convert
+from converter.pipeline import Calibrate, Conversion, Settings, convert
+from converter.report import Trial
 
 
 def digits(graph: Graph) -> Source:
@@ -85,6 +90,46 @@ def test_a_step_says_what_it_changed_and_nothing_else(digits_model: Path) -> Non
     layers = re.fullmatch(r"changed the weights of (\d) layers, no threshold", second.did)
     assert layers is not None
     assert 1 <= int(layers[1]) <= 6
+
+
+HALF, FULL = {"scale 1": -0.5, "initial": 0.0}, {"scale 1": 0.25, "initial": -0.1}
+STANDING = "(scale 1 +0.25, initial -0.10)"
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        (
+            [Trial(HALF, 0.5, 0.5, 1.0), Trial(FULL, 0.25, 0.25, 1.5)],
+            "2 trials, KL on held-out samples from 0.5 to 0.25 nats, spikes per neuron from 1 to 1.5 "
+            f"in trial 2 {STANDING}",
+        ),
+        (
+            [Trial(HALF, 1.5, 0.5, 1.0), Trial(FULL, 1.4, 0.6, 0.8), Trial(HALF, 1.5, 0.5, 1.0)],
+            "3 trials, KL on held-out samples from 0.5 to 0.6 nats, spikes per neuron from 1 to 0.8 "
+            f"in trial 2 {STANDING}",
+        ),
+        (
+            [Trial(HALF, 0.5, 0.5, 1.0)],
+            "1 trial, none better on held-out samples than the start (KL 0.5 nats)",
+        ),
+    ],
+)
+def test_what_a_search_found_in_words(trials: list[Trial], said: str) -> None:
+    assert said_of_search(trials) == said
+
+
+def test_a_step_says_what_it_put_in(digits_model: Path) -> None:
+    chain: list[tuple[str, Calibrate]] = [
+        ("percentile", Percentile()),
+        ("initial-membrane", InitialMembrane(timesteps=4, rounds=1)),
+        ("temporal-bias", TemporalBiasCorrection(timesteps=4, rounds=1)),
+        ("spike-calibration", SpikeCalibration()),
+    ]
+    *_, starts, biases, withdrawals = convert(digits_model, digits, chain, SHORT).report.steps
+    assert re.fullmatch(r"144 first membranes in 6 layers, from [\d.-]+ to [\d.]+", starts.did)
+    assert re.fullmatch(r"[1-6] TemporalBias put in", biases.did)
+    assert withdrawals.did == "6 Withdrawal put in"
 
 
 def test_data_scaled_otherwise_than_those_calibrated_on_are_warned_of(

@@ -26,7 +26,8 @@ from tests.models import batchnorm, parse, weight, worst
 BODY = """
     c0 = Conv<pads=[1,1,1,1]>(x, w) n0 = BatchNormalization(c0, s, b, m, v) r0 = Relu(n0)
     p0 = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r0)
-    c1 = Conv<pads=[1,1,1,1]>(p0, w1) a1 = Add(c1, p0) r1 = Relu(a1)
+    c1 = Conv<pads=[1,1,1,1]>(p0, w1) d1 = Conv<strides=[2,2], pads=[1,1,1,1]>(r0, w1)
+    a1 = Add(c1, d1) r1 = Relu(a1)
     k1 = Concat<axis=1>(r1, p0) c2 = Conv<strides=[2,2]>(k1, w2) r2 = Clip(c2, lo, hi)
     g = GlobalAveragePool(r2) f = Flatten(g) l = Gemm(f, w3, b3) y = Softmax(l)
 """
@@ -54,7 +55,7 @@ def graph() -> Graph:
 def test_the_parts_a_node_plays(graph: Graph) -> None:
     plan = Plan.of(graph)
     assert [n.name for n in plan.static] == ["x", "c0"]
-    assert [n.name for n in plan.step] == ["r0", "p0", "c1", "a1", "r1", "k1", "c2", "r2", "g", "f", "l"]
+    assert [n.name for n in plan.step] == [n.name for n in graph if n.name not in ("x", "c0", "y")]
     assert [n.name for n in plan.cumulative] == ["p0"]
     assert [n.name for n in plan.head] == ["y"]
     assert [n.name for n in plan.frontier] == ["l"]
@@ -259,3 +260,30 @@ def test_node_names_become_identifiers() -> None:
 def test_a_read_out_after_the_last_step_is_refused(graph: Graph) -> None:
     with pytest.raises(UsageError, match=r"none of the steps \[9\] is among the 4"):
         RateModel(graph)(images(1), 4, at=(9,))
+
+
+def test_a_delayed_read_out_is_the_mean_of_the_steps_after_the_delay(graph: Graph) -> None:
+    """T counts all steps: those of the delay are run, and what they say is the answer of that step alone."""
+    x = images(2)
+    bare = Graph(graph.inputs, (graph["l"],))
+    heard: list[Tensor] = []
+    RateModel(bare)(x, 7, listen=lambda n, v: heard.append(v) if n.name == "l" else None)
+    curve = RateModel(bare, delay=3)(x, 7)
+    assert isinstance(curve, Tensor)
+    for t in (1, 2, 3, 4):
+        assert torch.equal(curve[t - 1], heard[t - 1])
+    for t in (5, 6, 7):
+        assert torch.allclose(curve[t - 1], torch.stack(heard[3:t]).mean(0), atol=1e-6)
+    with_head = RateModel(graph, delay=3)(x, 7)
+    assert isinstance(with_head, Tensor)
+    assert torch.equal(with_head[6], torch.softmax(curve[6], 1))
+    assert RateModel(bare, delay=3).latency(7) == 7
+
+
+def test_there_is_no_answer_within_the_delay(graph: Graph) -> None:
+    with pytest.raises(
+        UsageError, match="the read-out begins after step 4, so there is no answer after 2, 4"
+    ):
+        next(RateModel(graph, delay=4).answers(images(1), [8, 4, 2], lambda: lambda node, value: None))
+    with pytest.raises(UsageError, match="the delay of the read-out is -1 steps"):
+        RateModel(graph, delay=-1)

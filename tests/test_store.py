@@ -15,6 +15,7 @@ from converter.importer import load
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.rate import RateModel
+from converter.schedules import model_of
 from converter.store import from_json, kinds, to_json
 from tests.models import parse, weight
 
@@ -48,6 +49,18 @@ def test_the_way_there_and_back(model: RateModel) -> None:
     assert torch.equal(back(x, 6), model(x, 6))
 
 
+@pytest.mark.parametrize(("schedule", "delay"), [("stream", 3), ("pipelined", 0)])
+def test_the_way_the_time_is_shared_comes_back(model: RateModel, schedule: str, delay: int) -> None:
+    shared = model_of(model.graph, schedule=schedule, delay=delay)
+    back = from_json(to_json(shared), shared.state_dict())
+    assert (back.schedule, back.delay) == (schedule, delay)
+    x = weight(2, 3, 8, 8, seed=3)
+    mine, other = back(x, 6), shared(x, 6)
+    assert isinstance(mine, Tensor)
+    assert isinstance(other, Tensor)
+    assert torch.equal(mine, other)
+
+
 def test_shapes_read_as_they_print(model: RateModel) -> None:
     nodes = {n["name"]: n for n in json.loads(to_json(model))["nodes"]}
     assert nodes["x"]["shape"] == ["N", 3, 8, 8]
@@ -62,7 +75,7 @@ def test_what_is_not_whole_is_told(model: RateModel) -> None:
     text, tensors = to_json(model), model.state_dict()
     with pytest.raises(ArtefactError, match=r"do not make a network.*\n.*c\.weight"):
         from_json(text, {k: v for k, v in tensors.items() if k != "c.weight"})
-    with pytest.raises(ArtefactError, match="has format 99; this version reads 1"):
+    with pytest.raises(ArtefactError, match="has format 99; this version reads 3"):
         from_json(damage(text, format=99), tensors)
     with pytest.raises(ArtefactError, match="do not make a network"):
         from_json(text[: len(text) // 2], tensors)

@@ -1,4 +1,4 @@
-"""The two pictures of the page, as SVG that takes its colours and letters from the page around it.
+"""The pictures of the page, as SVG that takes its colours and letters from the page around it.
 
 matplotlib draws in marker colours that stand for roles; they become CSS variables, so one drawing is right in
 light and in dark. Identifiers get a prefix, so several drawings share a page.
@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from math import ceil, floor, log10
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from converter.exporters._words import milestones
-from converter.report import Report
+from converter.report import Report, Trial
 
 # Colours nobody would choose: each stands for a role in the page's style sheet.
 INK, MUTED, LINE, MAIN, OTHER = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -65,8 +74,8 @@ def accuracy_chart(report: Report) -> str:
         lowest = min(
             [*agreement, *accuracy, report.ann_accuracy if labelled and report.ann_accuracy else 1.0]
         )
-        floor = max(0.0, int(10 * lowest) / 10 - 0.05)
-        axes.set_ylim(floor, 1 + (1 - floor) * 0.04)
+        bottom = max(0.0, int(10 * lowest) / 10 - 0.05)
+        axes.set_ylim(bottom, 1 + (1 - bottom) * 0.04)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         if labelled:
             axes.legend(
@@ -82,7 +91,23 @@ def accuracy_chart(report: Report) -> str:
                 fontsize=11,
             )
 
-    return _svg("accuracy", report, draw)
+        _over_time(axes, report)
+
+    return _svg("accuracy", draw)
+
+
+def divergence_chart(report: Report) -> str:
+    """KL from the ANN at each step, its axis in powers of ten; what is less than a millionth stands there."""
+
+    def draw(axes: Axes) -> None:
+        times = [p.timesteps for p in report.curve]
+        marked = [times.index(p.timesteps) for p in milestones(report.curve)]
+        nats = [max(p.divergence, 1e-6) for p in report.curve]
+        axes.plot(times, nats, "o-", ms=5, lw=2, markevery=marked, color=MAIN)
+        _in_powers_of_ten(axes, nats)
+        _over_time(axes, report)
+
+    return _svg("divergence", draw)
 
 
 def spikes_chart(report: Report) -> str:
@@ -95,32 +120,60 @@ def spikes_chart(report: Report) -> str:
         axes.plot(times, spikes, "o-", ms=5, lw=2, markevery=marked, color=MAIN)
         axes.set_ylim(0, max(spikes) * 1.08 or 1)
 
-    return _svg("spikes", report, draw)
+        _over_time(axes, report)
+
+    return _svg("spikes", draw)
 
 
-def _svg(name: str, report: Report, draw: Callable[[Axes], None]) -> str:
+def search_chart(name: str, trials: Sequence[Trial]) -> str:
+    """What each trial of a search found, its axis in powers of ten, and the best so far as a line."""
+
+    def draw(axes: Axes) -> None:
+        numbers = range(1, len(trials) + 1)
+        found = [max(trial.objective, 1e-6) for trial in trials]
+        axes.plot(numbers, found, "o", ms=4.5, color=OTHER, label="each trial")
+        axes.step(numbers, list(accumulate(found, min)), where="post", lw=2, color=MAIN, label="best so far")
+        _in_powers_of_ten(axes, found)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("trials")
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=11)
+
+    return _svg(name, draw)
+
+
+def _svg(name: str, draw: Callable[[Axes], None]) -> str:
     with rc_context(_STYLE):
         figure = Figure(figsize=(480 / 72, 300 / 72))
         axes = figure.add_axes((0.105, 0.15, 0.875, 0.76))
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_axisbelow(True)
         draw(axes)
-        _frame(axes, [p.timesteps for p in milestones(report.curve)])
+        axes.grid(axis="y", lw=0.75)
         drawing = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawing, format="svg", transparent=True, metadata=nothing)
     return _inline(drawing.getvalue(), name)
 
 
-def _frame(axes: Axes, times: list[int]) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+def _over_time(axes: Axes, report: Report) -> None:
+    """The horizontal axis in powers of two steps."""
+    times = [p.timesteps for p in milestones(report.curve)]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator([t for t in times if t & (t - 1) == 0] or times))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:.0f}"))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", lw=0.75)
-    axes.set_axisbelow(True)
     axes.set_xlabel("time steps")
+
+
+def _in_powers_of_ten(axes: Axes, values: Sequence[float]) -> None:
+    """The vertical axis logarithmic, around `values`."""
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** floor(log10(min(values))), 10 ** ceil(log10(max(values) * 1.1)))
+    axes.yaxis.set_major_locator(LogLocator(10, numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _inline(svg: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from converter.report import Point, Report
@@ -43,6 +43,13 @@ def number(value: float | None) -> str:
     if abs(value) >= 10_000:
         return f"{value:,.0f}".replace(",", "\u202f")
     return f"{value:.4g}"
+
+
+def nats(divergence: float | None) -> str:
+    """A divergence in nats, its unit said elsewhere: four decimals; unknown is a dash."""
+    if divergence is None or not math.isfinite(divergence):
+        return "–"
+    return "< 0.0001" if 0 < divergence < 0.00005 else f"{divergence:.4f}"
 
 
 def size(count: float) -> str:
@@ -134,6 +141,8 @@ def headline(report: Report) -> str:
         return "converted, not measured"
     last = report.curve[-1]
     steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''} of {spikes(report)} spikes"
+    if late(report.curve):
+        steps += f" a layer, {last.latency} from image to answer"
     if last.accuracy is None:
         return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
     return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"
@@ -155,6 +164,20 @@ def settled(report: Report) -> int | None:
         elif found is None:
             found = point.timesteps
     return found
+
+
+def settling(report: Report) -> str:
+    """`settled` as a sentence, empty where it does not."""
+    step = settled(report)
+    if step is None:
+        return ""
+    since = f"With windows of {step} steps or more" if late(report.curve) else f"From step {step} on"
+    return f"{since} it stays within half a point of the ANN."
+
+
+def late(curve: Sequence[Point]) -> bool:
+    """Whether an answer takes longer than the steps it is made of, so that its latency is worth saying."""
+    return any(point.latency not in (None, point.timesteps) for point in curve)
 
 
 def milestones(curve: tuple[Point, ...]) -> tuple[Point, ...]:

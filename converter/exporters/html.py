@@ -1,6 +1,6 @@
 """The report as one page: a single HTML file that loads nothing, in light and dark, on paper and on a phone.
 
-Names come from other people's files, so the template escapes everything; the two drawings are ours.
+Names come from other people's files, so the template escapes everything; the drawings are ours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from markupsafe import Markup
 
 from converter.exporters import _words as words
-from converter.exporters._charts import accuracy_chart, spikes_chart
+from converter.exporters._charts import accuracy_chart, divergence_chart, search_chart, spikes_chart
 from converter.exporters._templates import environment
 from converter.report import Layer, Report
 
@@ -39,10 +39,17 @@ def page(report: Report) -> str:
             words=words,
             measures=MEASURES,
             headline=words.headline(report),
-            settled=words.settled(report),
+            settling=words.settling(report),
             points=words.milestones(report.curve),
+            late=words.late(report.curve),
             accuracy_chart=Markup(accuracy_chart(report)) if report.curve else "",
+            divergence_chart=Markup(divergence_chart(report)) if report.curve else "",
             spikes_chart=Markup(spikes_chart(report)) if report.curve else "",
+            searches=[
+                (step, Markup(search_chart(f"search{place}", step.trials)))
+                for place, step in enumerate(report.steps)
+                if step.trials
+            ],
             layers=list(_layers(report)),
             worst=max(report.layers, key=lambda layer: _finite(layer.error), default=None),
             metrics=list(words.metric_groups(report.metrics)),

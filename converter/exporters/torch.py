@@ -1,8 +1,8 @@
 """The spiking network as a file to read and to run: `model.py`, which needs torch and nothing of ours.
 
-It does, line by line and bit by bit, what `RateModel` does with the same graph: the sources of the neurons
-are copied in as they stand, every other node is the expression its op gives (`Op.code`). Names come from the
-ONNX file, so all that goes into code is an identifier first, and all that goes into text is made harmless.
+It does, line by line and bit by bit, what the model in memory does: the sources of the neurons are copied in
+as they stand, every other node is the expression its op gives (`Op.code`). Names come from the ONNX file, so
+all that goes into code is an identifier first, and all that goes into text is made harmless.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from typing import Any
 
 from torch import Tensor
 
+from converter import schedules
 from converter.cumulative import telescope, telescope_mean
 from converter.exporters import _words as words
 from converter.exporters._layout import fold, shorten
 from converter.exporters._templates import environment
 from converter.graph import BATCH, Input, Node, batch_axes, show_shape
 from converter.neurons import Neuron
-from converter.rate import RateModel
+from converter.pipelined import PipelinedModel
 from converter.report import Report
+from converter.stateful import Stateful
+from converter.window import fire_window
 
 # Names with a meaning of their own in the emitted file: a value of the network called so gets an underscore.
 _TAKEN = frozenset(dir(builtins)) | {
@@ -55,25 +58,20 @@ _TAKEN = frozenset(dir(builtins)) | {
         "readouts",
         "s",
         "time",
+        "counted",
+        "drawn",
+        "each",
     ),
 }
 
 
-def source(model: RateModel, report: Report | None = None) -> str:
+def source(model: schedules.Model, report: Report | None = None) -> str:
     """The text of `model.py`; with a report its head says where the network came from and what it expects."""
     writer, plan = _Writer.of(model), model.plan
     functions = [inspect.getsource(f).rstrip() for f in writer.functions()]
     lines = {
         "layers": [row for n in model.graph if n.op.tensors() for row in writer.layer(n)],
-        "static": [row for n in plan.static for row in writer.value(n)],
-        "states": [row for n in plan.step for row in writer.initial(n)],
-        "steps": [row for n in plan.step for row in writer.value(n)],
-        "head": [row for n in plan.head for row in writer.value(n)],
-        "fired": writer.fired(),
-        "hand_over": fold(f"return {writer.together(writer.kept())}", 8),
-        "take_over": fold(f"{writer.together(writer.kept())} = currents", 8),
-        "reading": [row for n in plan.frontier for row in writer.mean(n)],
-        "answer": writer.answer(),
+        **(writer.windows() if writer.pipelined else writer.steps()),
     }
     everything = "\n".join([*functions, *itertools.chain(*lines.values())])
     template = environment(html=False).get_template("model.py.jinja")
@@ -88,6 +86,9 @@ def source(model: RateModel, report: Report | None = None) -> str:
         encoding=type(model.encoding).__name__.lower(),
         constant=model.encoding.constant,
         encode=writer.encode(),
+        pipelined=writer.pipelined,
+        delay=model.delay,
+        timing=[_plain(each) for each in schedules.words(model)],
         seed=model.seed,
         inputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.inputs],
         outputs=[(_plain(n.name), writer.local[n], show_shape(n.shape)) for n in model.graph.outputs],
@@ -97,7 +98,7 @@ def source(model: RateModel, report: Report | None = None) -> str:
     )
 
 
-def tensors(model: RateModel) -> dict[str, Tensor]:
+def tensors(model: schedules.Model) -> dict[str, Tensor]:
     """The contents of `weights.safetensors`: every parameter as `layer.field`, each in memory of its own."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
@@ -106,17 +107,24 @@ def tensors(model: RateModel) -> dict[str, Tensor]:
 class _Writer:
     """Turns nodes into lines. `local` names the variable that holds a node's value."""
 
-    model: RateModel
+    model: schedules.Model
     local: dict[Node, str]
 
     @staticmethod
-    def of(model: RateModel) -> _Writer:
-        taken = _TAKEN | {f.__name__ for f in _kernels(model)} | {"telescope", "telescope_mean"}
+    def of(model: schedules.Model) -> _Writer:
+        taken = (
+            _TAKEN | {f.__name__ for f in _kernels(model)} | {"telescope", "telescope_mean", "fire_window"}
+        )
         names = ((n, model.names[n.name]) for n in model.graph)
         local = {n: f"{name}_" if name in taken else name for n, name in names}
         if len(model.graph.inputs) == 1:
             local[model.graph.inputs[0]] = "x"
         return _Writer(model, local)
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether the file runs window by window."""
+        return isinstance(self.model, PipelinedModel)
 
     def attribute(self, node: Node) -> str:
         return f"self.{self.model.names[node.name]}"
@@ -124,6 +132,9 @@ class _Writer:
     def functions(self) -> Iterator[Callable[..., Any]]:
         """The functions of ours that the file holds a copy of, in the order of their use."""
         yield from _kernels(self.model)
+        if self.pipelined:
+            yield fire_window
+            return
         told = [n for n in self.model.plan.step if n in self.model.plan.cumulative]
         if any(n.op.homogeneous for n in told):
             yield telescope
@@ -140,7 +151,7 @@ class _Writer:
 
     def initial(self, node: Node) -> list[str]:
         """The entry of the state a simulation starts with, for nodes that have a state."""
-        if isinstance(node.op, Neuron):
+        if isinstance(node.op, Stateful):
             return fold(f'"{self.local[node]}": {node.op.code_init(self.attribute(node))},', 12)
         return [f'            "{self.local[node]}": None,'] if node in self.model.plan.cumulative else []
 
@@ -151,7 +162,7 @@ class _Writer:
         name, given = self.local[node], [self.local[i] for i in node.inputs]
         shape = f"  # {show_shape(node.shape)}"
         own = f'state["{name}"]'
-        if isinstance(node.op, Neuron):
+        if isinstance(node.op, Stateful):
             return fold(f"{own}, {name} = {self.code(node, own, *given)}{shape}", 8)
         if node in self.model.plan.cumulative:
             held = [f"s{i}" for i in range(len(given))] if len(given) > 1 else ["s"]
@@ -179,14 +190,47 @@ class _Writer:
         """The lines that turn a value of this step into its mean over all steps so far."""
         name = self.local[node]
         total = f'state["{name}.sum"]'
+        if self.model.delay:
+            first = f"{name} if counted == 1 else {total} + {name}"
+            return [*fold(f"{total} = {first}", 8), *fold(f"{name} = {total} / counted", 8)]
         return [*fold(f"{total} = {total} + {name}", 8), *fold(f'{name} = {total} / state["time"]', 8)]
 
-    def answer(self) -> list[str]:
-        """The line that returns the outputs and the state."""
+    def outputs(self) -> str:
+        """The network's outputs: the variable of one, several as a tuple."""
         outputs = list(self.model.graph.outputs)
-        return fold(
-            f"return {self.local[outputs[0]] if len(outputs) == 1 else self.together(outputs)}, state", 8
-        )
+        return self.local[outputs[0]] if len(outputs) == 1 else self.together(outputs)
+
+    def steps(self) -> dict[str, list[str]]:
+        """The parts of a model that runs step by step."""
+        plan = self.model.plan
+        return {
+            "static": [row for n in plan.static for row in self.value(n)],
+            "states": [row for n in plan.step for row in self.initial(n)],
+            "steps": [row for n in plan.step for row in self.value(n)],
+            "head": [row for n in plan.head for row in self.value(n)],
+            "fired": self.fired(),
+            "hand_over": fold(f"return {self.together(self.kept())}", 8),
+            "take_over": fold(f"{self.together(self.kept())} = currents", 8),
+            "reading": [row for n in plan.frontier for row in self.mean(n)],
+            "answer": fold(f"return {self.outputs()}, state", 8),
+        }
+
+    def windows(self) -> dict[str, list[str]]:
+        """The parts of a model that runs window by window: from the mean input of a window to the answer."""
+        rows = [row for n in self.model.graph for row in self.windowed(n)]
+        return {"window": [*rows, *fold(f"return {self.outputs()}", 8)]}
+
+    def windowed(self, node: Node) -> list[str]:
+        """The line that computes a node's mean over a window; an input's is given."""
+        if isinstance(node.op, Input):
+            return []
+        name, shape = self.local[node], show_shape(node.shape)
+        if not isinstance(node.op, Neuron):
+            return fold(f"{name} = {self.code(node, *(self.local[i] for i in node.inputs))}  # {shape}", 8)
+        own, current = self.attribute(node), self.local[node.inputs[0]]
+        given = [node.op.kernel.__name__, node.op.code_init(own), current, "timesteps"]
+        call = f"fire_window({', '.join([*given, *node.op.code_arguments(own)])})"
+        return fold(f"{name} = {call}  # {shape}", 8)
 
     def fired(self) -> list[str]:
         names = [self.local[n] for n in self.model.neurons]
@@ -201,9 +245,9 @@ class _Writer:
         return f"{encoding.kernel.__name__}(%s, {', '.join(['generator', *settings])})"
 
 
-def _kernels(model: RateModel) -> list[Callable[..., Any]]:
-    """The functions of the neurons and of the encoding, each once."""
-    kernels: list[Callable[..., Any]] = [n.op.kernel for n in model.neurons if isinstance(n.op, Neuron)]
+def _kernels(model: schedules.Model) -> list[Callable[..., Any]]:
+    """The functions of the ops with a state and of the encoding, each once."""
+    kernels: list[Callable[..., Any]] = [n.op.kernel for n in model.plan.step if isinstance(n.op, Stateful)]
     if model.encoding.kernel is not None:
         kernels.append(model.encoding.kernel)
     return list(dict.fromkeys(kernels))

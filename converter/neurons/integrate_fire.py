@@ -20,7 +20,7 @@ from converter.neurons import Kernel, Neuron, State, neurons
 def integrate_fire(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Tensor]:
     """Charge, fire at the threshold, subtract what was fired."""
     membrane = state[0] + current
-    spikes = torch.where(membrane >= threshold, threshold, 0.0)
+    spikes = (membrane >= threshold).to(current.dtype) * threshold
     return (membrane - spikes,), spikes
 
 

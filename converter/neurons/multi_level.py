@@ -50,3 +50,7 @@ class MultiLevel(Neuron):
     @property
     def parts(self) -> int:
         return self.levels
+
+    @property
+    def bits(self) -> int:
+        return self.levels.bit_length()

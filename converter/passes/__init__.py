@@ -14,6 +14,7 @@ from converter.passes.drop_identity import drop_identity
 from converter.passes.fold_affine import fold_affine
 from converter.passes.fold_batchnorm import fold_batchnorm
 from converter.passes.merge_activation import merge_activation
+from converter.passes.pool_first import pool_first
 
 Pass = Callable[[Graph], Graph]
 
@@ -21,11 +22,13 @@ PIPELINE: tuple[Pass, ...] = (
     drop_identity,
     fold_batchnorm,
     fold_affine,
+    pool_first,
     merge_activation,
     fold_affine,
     drop_identity,
 )
-"""The algebra before spikes. fold_affine runs again: a clip not from 0 becomes a shifted one."""
+"""The algebra before spikes. Pools move before activations are merged, for that brings some together; a clip
+not from 0 becomes a shifted one, so fold_affine runs again."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     Affine after Conv, Linear   W' = g·W (output channels),  b' = g·b + h
     Affine before Conv, Linear  W' = W·g (input channels),   b' = b + Σ W·h
     a shift after Add           into one of the addends, if that can take it
+    a shift after a max-pool    into what the pool reads, if that can take it
 
 Before a convolution that pads with zeros the shift is not padded: at the border fewer inputs carry it, so
 what it adds is a map over the positions, conv(h, W), and not one number a channel. What cannot be folded
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, Node, batch_axes
-from converter.ops import Add, Affine, Conv, ConvTranspose, Linear
+from converter.ops import Add, Affine, Conv, ConvTranspose, Linear, MaxPool, ReduceMax
 
 
 def fold_affine(graph: Graph) -> Graph:
@@ -30,13 +31,30 @@ def _rule(node: Node) -> Node | None:
     match node:
         case Node(op=Affine() as outer, inputs=(Node(op=Affine() as inner) as before,)):
             return replace(node, op=_compose(inner, outer), inputs=before.inputs)
-        case Node(op=Affine() as affine, inputs=(Node(op=Conv() | ConvTranspose() | Linear()) as before,)):
-            return _into_output(affine, node, before)
-        case Node(op=Affine(None) as affine, inputs=(Node(op=Add()) as before,)):
-            return _into_addend(affine, node, before)
+        case Node(op=Affine() as affine, inputs=(before,)):
+            return _backwards(affine, node, before)
         case Node(op=Conv() | Linear(), inputs=(Node(op=Affine() as affine) as before,)):
             return _into_input(affine, node, before)
     return None
+
+
+def _backwards(affine: Affine, node: Node, before: Node) -> Node | None:
+    """`before` with the Affine `node` after it taken in."""
+    match before.op:
+        case Conv() | ConvTranspose() | Linear():
+            return _into_output(affine, node, before)
+        case Add() if affine.scale is None:
+            return _into_addend(affine, node, before)
+        case MaxPool() | ReduceMax(keep=True) if affine.scale is None and _even(affine.shift, node, before):
+            (source,) = before.inputs
+            taken = _backwards(affine, replace(node, inputs=(source,), shape=source.shape), source)
+            return None if taken is None else replace(before, inputs=(taken,))
+    return None
+
+
+def _even(shift: Tensor | None, node: Node, pool: Node) -> bool:
+    """Whether `node`, after `pool`, adds the same all over a channel: the largest stays the largest."""
+    return node.shape == pool.shape and vector(shift, len(node.shape), 1, node.shape[1]) is not None
 
 
 def _compose(inner: Affine, outer: Affine) -> Affine:

@@ -1,0 +1,139 @@
+"""Thresholds turned by a few knobs: a block of layers at a time, away from those of least squares.
+
+A knob stands at 0 where least squares put it. `scale i` multiplies the range of every neuron in the i-th
+block of consecutive layers by 2^s: a lower one rounds finer and clips more, a higher one the reverse. That is
+what a lower or higher percentile does; but a scale also reaches beyond the largest activation, and is as fine
+where a channel has few values (a percentile of 100 values has 100 positions). `initial` is added to the
+first membrane, in thresholds: a lower one holds back spikes that come too early, which deep networks add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from calibrators import with_ranges
+from converter.divergence import divergence, is_distribution
+from converter.graph import Graph, Node, size_of
+from converter.neurons import Neuron
+from converter.observe import Batches
+from converter.unroll import fire_in_turn, run_of, unroll
+
+MEMORY = 1 << 27
+"""Bytes that the largest value of a simulation may take, over all steps: more samples run in turn."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Something a search may turn, from `low` to `high`; it starts at 0."""
+
+    name: str
+    low: float
+    high: float
+
+
+def knobs(blocks: int) -> tuple[Knob, ...]:
+    """What there is to turn."""
+    return (*(Knob(scale(block), -1.5, 1.5) for block in range(blocks)), Knob("initial", -0.5, 0.5))
+
+
+def scale(block: int) -> str:
+    """The name of a block's knob: blocks count from 1 at the input."""
+    return f"scale {block + 1}"
+
+
+def warm(blocks: int) -> tuple[dict[str, float], ...]:
+    """Where a search looks first: the start, all blocks scaled alike, and another membrane."""
+    nought = {knob.name: 0.0 for knob in knobs(blocks)}
+    alike = [nought | {scale(block): s for block in range(blocks)} for s in (-0.5, -0.25, 0.25)]
+    return (nought, *alike, nought | {"initial": -0.1})
+
+
+def turned(graph: Graph, ranges: Mapping[Node, Tensor], blocks: int, values: Mapping[str, float]) -> Graph:
+    """`graph` with the thresholds for `ranges` and the first membrane, as `values` of the knobs have it."""
+    scaled = {
+        node: value * 2 ** values[scale(place * blocks // len(ranges))]
+        for place, (node, value) in enumerate(ranges.items())
+    }
+
+    def rule(node: Node) -> Node:
+        if not isinstance(node.op, Neuron):
+            return node
+        start = node.op.initial + values["initial"]
+        within = start.clamp(0, 1) if isinstance(start, Tensor) else min(max(start, 0.0), 1.0)
+        return replace(node, op=replace(node.op, initial=within))
+
+    return with_ranges(graph, scaled).map(rule)
+
+
+SPREAD = 4.0
+"""How far apart, in standard deviations, scores may be before they are tempered."""
+
+
+def temperature(target: Tensor) -> float:
+    """What the scores [batch, classes, …] are divided by where softmax would see their largest alone; else 1.
+
+    With scores in the hundreds every answer is certain: KL is zero, or, for the one sample in a hundred whose
+    answer is another, hundreds of nats. A search would mend that one sample, whatever it does to others.
+    """
+    return 1.0 if is_distribution(target) else max(1.0, float(target.std(1).mean()) / SPREAD)
+
+
+def answer(
+    graph: Graph, x: Tensor, target: Tensor, timesteps: int, schedule: str = "stream"
+) -> tuple[float, float, float]:
+    """How far the answer after `timesteps` of `x` is from the ANN's answers `target`, and what it cost.
+
+    KL of the tempered scores in nats, KL of the scores as they are, and spikes per neuron; in a pipeline
+    after windows of `timesteps`.
+    """
+    steps, fire_each = run_of(schedule, timesteps)
+    heat = temperature(target)
+    neurons = [node for node in graph if isinstance(node.op, Neuron)]
+    largest = max(size_of(node.shape) for node in graph)
+    size = max(1, MEMORY // (4 * timesteps * largest))
+    spikes = tempered = nats = 0.0
+
+    def fire(node: Node, currents: Tensor) -> Tensor:
+        nonlocal spikes
+        if not isinstance(node.op, Neuron):
+            return fire_each(node, currents)
+        fired = fire_in_turn(node, charges(currents, timesteps))
+        spikes += float(node.op.count(fired).sum(dtype=torch.float64))
+        return fired if len(fired) == len(currents) else fired.mean(0, keepdim=True)
+
+    with torch.inference_mode():
+        for some, wanted in zip(x.split(size), target.split(size), strict=True):
+            (readout, *_) = unroll(graph, some, steps, fire)
+            nats += float(divergence(readout, wanted).sum())
+            tempered += float(divergence(readout / heat, wanted / heat).sum())
+    return (
+        tempered / len(x),
+        nats / len(x),
+        spikes / len(x) / max(1, sum(size_of(node.shape) for node in neurons)),
+    )
+
+
+def charges(currents: Tensor, timesteps: int) -> Tensor:
+    """What comes in at each step, [steps, batch, …]; the mean of a window, [1, batch, …], at the first."""
+    if len(currents) == timesteps:
+        return currents
+    return torch.cat(
+        [timesteps * currents, torch.zeros_like(currents).expand(timesteps - 1, *currents.shape[1:])]
+    )
+
+
+def every_second(batches: Batches, first: int) -> Batches:
+    """The samples number `first`, `first` + 2, … of all batches."""
+
+    def taken() -> Sequence[Tensor]:
+        seen, kept = 0, []
+        for batch in batches():
+            kept.append(batch[(first - seen) % 2 :: 2])
+            seen += len(batch)
+        return [part for part in kept if len(part)]
+
+    return taken

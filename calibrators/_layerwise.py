@@ -1,0 +1,244 @@
+"""Layer by layer: each layer is mended on what its already mended, *spiking* predecessors give it.
+
+What all correctors share: the samples they run, how far a layer's spikes are from its ANN activations, which
+half of the samples has to agree, and how a shift of a layer's current gets into the weights before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from converter.errors import DataError, UsageError
+from converter.graph import Graph, Node, batch_axes, size_of
+from converter.neurons import Neuron
+from converter.observe import Batches, activations_of
+from converter.ops import Affine
+from converter.passes.fold_affine import fold_affine
+from converter.schedules import check
+from converter.temporal_bias import TemporalBias
+from converter.unroll import Fire, run_of, unroll
+from converter.withdrawal import Withdrawal
+
+C = TypeVar("C")
+
+MEMORY = 1 << 30
+"""Bytes that the largest value of the run may take, over all steps: samples beyond are left out."""
+CACHED = 1 << 15
+"""So many values of a step are judged at a time."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of neurons within a run: what comes in, what it should say on average, and how it fires.
+
+    `currents` [steps, batch, …]; `activation` [batch, …], the ANN's; `given` [steps, batch, …], the inputs of
+    the synapses asked for; `shift`, added to the currents, broadcasts to them. The first half of the samples
+    is to fit, the second to agree.
+    """
+
+    node: Node
+    currents: Tensor
+    activation: Tensor
+    fire: Fire
+    given: Mapping[Node, Tensor]
+    shift: Tensor | float = 0.0
+
+    @property
+    def neuron(self) -> Neuron:
+        """The neuron of the layer."""
+        assert isinstance(self.node.op, Neuron)
+        return self.node.op
+
+    @property
+    def half(self) -> int:
+        """How many samples are to fit."""
+        return len(self.activation) // 2
+
+    def of(self, samples: slice | Tensor) -> Layer:
+        """The same layer on some of the samples."""
+        return replace(
+            self,
+            currents=self.currents[:, samples],
+            activation=self.activation[samples],
+            given={node: value[:, samples] for node, value in self.given.items()},
+        )
+
+    def spikes(self) -> Tensor:
+        """What the layer emits: [steps, batch, …]."""
+        return self.fire(self.node, self.currents + self.shift)
+
+    def said(self) -> Tensor:
+        """Its mean spikes, [batch, …]; a few samples at a time, so that all their steps stay in the cache."""
+        few = max(1, CACHED // max(self.activation[0].numel(), 1))
+        parts = self.currents.split(few, dim=1)
+        return torch.cat([self.fire(self.node, part + self.shift).mean(0) for part in parts])
+
+    def error(self) -> Tensor:
+        """The mean squared difference of its mean spikes and its activation: [channels, 1, …] or a scalar."""
+        return by_channel((self.said() - self.activation).square(), self.node)
+
+    def bias(self) -> Tensor:
+        """How much more its spikes say than its activation, on average: [channels, 1, …] or a scalar."""
+        return by_channel(self.said() - self.activation, self.node)
+
+    def shifted(self, shift: Tensor) -> Layer:
+        """The layer with `shift` added to its current, the same at every step or [steps, 1, …]."""
+        return replace(self, shift=self.shift + shift)
+
+
+def by_channel(value: Tensor, node: Node) -> Tensor:
+    """The means of `value` [batch, channels, …] over all but channels, [channels, 1, …]; else a scalar."""
+    if value.dim() < 2 or 1 in batch_axes(node.shape):
+        return value.mean()
+    return value.mean([d for d in range(value.dim()) if d != 1], keepdim=True)[0]
+
+
+def agreed(
+    layer: Layer,
+    correction: C,
+    rounds: int,
+    under: Callable[[Layer, C], Layer],
+    improved: Callable[[Layer, C], C],
+) -> C:
+    """The best correction of a layer after 0 to `rounds` improvements.
+
+    `improved` looks at the first half of the samples; the best is that of least squared error on the second.
+    """
+    fit, held = layer.of(slice(layer.half)), layer.of(slice(layer.half, None))
+    best, lowest = correction, under(held, correction).error().mean()
+    for _ in range(rounds):
+        correction = improved(fit, correction)
+        error = under(held, correction).error().mean()
+        if error < lowest:
+            best, lowest = correction, error
+    return best
+
+
+def check_thresholds(graph: Graph, who: str) -> None:
+    """Raise `UsageError` when a neuron has no threshold yet."""
+    for node in graph:
+        if isinstance(node.op, Neuron) and node.op.threshold is None:
+            raise UsageError(
+                f"{who} mends what a network makes of its thresholds, and {node.where} has none yet",
+                hint=f"--calibrator least-squares --calibrator {who}",
+            )
+
+
+def check_run(timesteps: int, rounds: int, schedule: str) -> None:
+    """Raise `UsageError` for a run or a correction without steps, and for a schedule that there is not."""
+    if timesteps < 1 or rounds < 1:
+        raise UsageError(f"{timesteps} timesteps and {rounds} rounds: either is at least 1")
+    check(schedule, 0, ())
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Base of corrections that go over each layer a few times.
+
+    `timesteps` and `schedule` of the run it is meant for; `rounds` for each layer.
+    """
+
+    timesteps: int = 32
+    rounds: int = 3
+    schedule: str = "stream"
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a run without steps or rounds, or a schedule there is not."""
+        check_run(self.timesteps, self.rounds, self.schedule)
+
+
+def layer_by_layer(
+    who: str,
+    graph: Graph,
+    batches: Batches,
+    timesteps: int,
+    schedule: str,
+    mend: Callable[[Layer], Layer],
+    ann: Graph | None = None,
+    synapses: Mapping[Node, Collection[Node]] | None = None,
+) -> None:
+    """Run `graph` operator by operator; `mend(layer)` gives each layer of neurons as it goes on from there.
+
+    `ann`: whose activations they should say (None: those of `graph`). `synapses`: for a layer of neurons, the
+    nodes whose spiking input it wants to know. Raises `DataError` for fewer than two samples, `UsageError`
+    while there are no thresholds to run with; errors name the correction `who`.
+    """
+    check_thresholds(graph, who)
+    steps, fire_each = run_of(schedule, timesteps)
+    wanted = {node for nodes in (synapses or {}).values() for node in nodes}
+    given: dict[Node, Tensor] = {}
+    with torch.no_grad():
+        x = samples(who, graph, batches, steps)
+        activations = {node.name: value for node, value in activations_of(ann or graph, x).items()}
+
+        mended: dict[str, Neuron] = {}
+
+        def fire(node: Node, currents: Tensor) -> Tensor:
+            if not isinstance(node.op, Neuron):
+                return fire_each(following(node, mended), currents)
+            own = {n: given.pop(n) for n in (synapses or {}).get(node, ()) if n in given}
+            layer = mend(Layer(node, currents, activations.pop(node.name), fire_each, own))
+            mended[node.name] = layer.neuron
+            return layer.spikes()
+
+        def listen(node: Node, values: Sequence[Tensor]) -> None:
+            if node in wanted:
+                given[node] = values[0]
+
+        unroll(graph, x, steps, fire, listen)
+
+
+def fitting(graph: Graph, steps: int) -> int:
+    """How many samples a run of so many steps may hold in memory: at least 2."""
+    return max(2, MEMORY // (4 * steps * max(size_of(node.shape) for node in graph)))
+
+
+def samples(who: str, graph: Graph, batches: Batches, steps: int) -> Tensor:
+    """As many calibration inputs as fit into memory: [batch, …]."""
+    fit = fitting(graph, steps)
+    kept: list[Tensor] = []
+    for batch in batches():
+        kept.append(batch[: fit - sum(map(len, kept))])
+        if sum(map(len, kept)) == fit:
+            break
+    x = torch.cat(kept) if kept else torch.empty(0)
+    if len(x) < 2:
+        raise DataError(f"{who} needs two samples or more, there are {len(x)}")
+    return x
+
+
+def following(node: Node, neurons: Mapping[str, Neuron]) -> Node:
+    """What withdraws the spikes of one of these neurons, by name, with its threshold; else the node."""
+    if not isinstance(node.op, Withdrawal) or node.inputs[0].name not in neurons:
+        return node
+    return replace(node, op=replace(node.op, threshold=neurons[node.inputs[0].name].calibrated()))
+
+
+def with_neurons(graph: Graph, neurons: Mapping[str, Neuron], shifts: Mapping[str, Tensor]) -> Graph:
+    """The graph with these neurons, by name, and `shifts` added to their currents.
+
+    A shift goes into the biases before the neuron where that is exact; a bias of each step comes after it.
+    """
+
+    def rule(node: Node) -> Node:
+        if not isinstance(node.op, Neuron):
+            return following(node, neurons)
+        node = replace(node, op=neurons.get(node.name, node.op))
+        shift = shifts.get(node.name)
+        if shift is None or not bool(shift.any()):
+            return node
+        return replace(node, inputs=(moved(node.inputs[0], shift, f"{node.name}.shift"),))
+
+    return fold_affine(graph.map(rule)).with_unique_names()
+
+
+def moved(node: Node, shift: Tensor, name: str) -> Node:
+    """`node` with `shift` added to it, before what adds to each step."""
+    if isinstance(node.op, TemporalBias):
+        return replace(node, inputs=(moved(node.inputs[0], shift, name),))
+    return Node.of(Affine(None, shift), node, name=name)

@@ -1,0 +1,97 @@
+"""What a conversion did, in words: what calibrators changed, what searches found, what stays analog."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from converter.graph import Graph, Node
+from converter.neurons import Neuron
+from converter.ops import Affine, BatchNorm, MaxPool, ReduceMax
+from converter.reference import same_tensors
+from converter.report import Trial
+from converter.schedules import Model
+from converter.stateful import Stateful
+from converter.temporal_bias import TemporalBias
+
+
+def said_of_change(before: Graph, after: Graph) -> str:
+    """What a calibrator did, in words: ranges of thresholds and first membranes, layers, what it put in."""
+    old = {n.name: n for n in before}
+    changed = [
+        n for n in after if n.name not in old or not same_tensors(n.op.tensors(), old[n.name].op.tensors())
+    ]
+    told = []
+    for field_, words in (("threshold", "thresholds"), ("initial", "first membranes")):
+        values = [value for n in changed for value in [changed_field(n, old, field_)] if value is not None]
+        if values:
+            low, high = min(float(t.min()) for t in values), max(float(t.max()) for t in values)
+            count = sum(t.numel() for t in values)
+            told.append(f"{count} {words} in {len(values)} layers, from {low:.4g} to {high:.4g}")
+    put_in = Counter(n.op.kind for n in changed if n.name not in old and isinstance(n.op, Stateful))
+    told += [f"{count} {kind} put in" for kind, count in put_in.items()]
+    return "; ".join(told) or f"changed the weights of {len(changed)} layers, no threshold"
+
+
+def changed_field(node: Node, old: Mapping[str, Node], name: str) -> Tensor | None:
+    """The field of a neuron, if it is a tensor and is not what it was."""
+    if not isinstance(node.op, Neuron) or node.name not in old:
+        return None
+    new, was = (n.op.tensors().get(name) for n in (node, old[node.name]))
+    return new if new is not None and (was is None or not torch.equal(new, was)) else None
+
+
+def said_of_search(trials: Sequence[Trial]) -> str:
+    """What a search found, in words: how much nearer to the ANN than at its start."""
+    start, best = trials[0], min(trials, key=lambda trial: trial.objective)
+    tried = f"{len(trials)} trials" if len(trials) > 1 else "1 trial"
+    if best.objective >= start.objective:
+        return f"{tried}, none better on held-out samples than the start (KL {start.divergence:.4g} nats)"
+    turned = ", ".join(f"{name} {value:+.2f}" for name, value in best.knobs.items())
+    nearer = f"KL on held-out samples from {start.divergence:.4g} to {best.divergence:.4g} nats"
+    if best.spikes_per_neuron != start.spikes_per_neuron:
+        nearer += f", spikes per neuron from {start.spikes_per_neuron:.3g} to {best.spikes_per_neuron:.3g}"
+    return f"{tried}, {nearer} in trial {trials.index(best) + 1} ({turned})"
+
+
+def analog_words(model: Model, kept: Sequence[str]) -> tuple[str, ...]:
+    """Every op that runs in floating point, and why it may."""
+    head = [f"{n.op.kind} '{n.name}': after the last neuron, on the mean output" for n in model.plan.head]
+    kept_nodes = [n for n in model.plan.step if n in model.plan.cumulative and n.op.kind in kept]
+    return tuple(
+        [f"{n.op.kind} '{n.name}': kept analog as asked, on running means" for n in kept_nodes] + head
+    )
+
+
+def pooling_words(model: Model, ann: Graph) -> tuple[str, ...]:
+    """How each op that takes the largest of its inputs is treated, and whether it moved before a neuron."""
+    original = {node.name: node for node in ann}
+    moved = {
+        pool: f"moved before the neuron '{neuron.name}', exact: "
+        for neuron in model.neurons
+        for pool in pools_before(neuron)
+        if neuron.name in original and pool.name not in {p.name for p in pools_before(original[neuron.name])}
+    }
+    once = [n for n in model.plan.static if isinstance(n.op, POOLS)]
+    often = [n for n in model.plan.step if n in model.plan.cumulative and n.op.homogeneous]
+    how = {
+        **dict.fromkeys(once, "the maximum of a constant current, computed once"),
+        **dict.fromkeys(often, "the change of the maximum of the summed inputs, lossless"),
+    }
+    return tuple(f"{n.op.kind} '{n.name}': {moved.get(n, '')}{said}" for n, said in how.items())
+
+
+POOLS = MaxPool | ReduceMax
+
+
+def pools_before(node: Node) -> list[Node]:
+    """The max-pools between what `node` reads and the synapse or neuron before it."""
+    found = []
+    (above,) = node.inputs
+    while isinstance(above.op, Affine | BatchNorm | TemporalBias | POOLS):
+        found += [above] * isinstance(above.op, POOLS)
+        (above,) = above.inputs
+    return found
