@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from calibrators import Calibrator, calibrators
-from calibrators._layerwise import check_run, fitting
+from calibrators._layerwise import check_run
+from calibrators._room import room_for
 from calibrators.least_squares import LeastSquares
 from converter.errors import DataError, UsageError
 from converter.graph import Graph
@@ -100,8 +101,8 @@ class Auto:
         """Seconds that one sample takes in a run, and how many samples a correction would look at."""
         sizes = [len(batch) for batch in batches()]
         steps, fire = run_of(self.schedule, self.timesteps)
-        fit = fitting(graph, steps)
-        few = [batch[: min(TIMED, fit)] for batch in islice(batches(), 1)]
+        room = room_for(graph, steps, sum(sizes))
+        few = [batch[: min(TIMED, room.part)] for batch in islice(batches(), 1)]
         if not few:
             raise DataError("there are no calibration samples")
         network = LeastSquares(self.timesteps)(graph, lambda: few)
@@ -110,4 +111,4 @@ class Auto:
             begun = time.perf_counter()
             unroll(network, few[0], steps, fire)
             each = (time.perf_counter() - begun) / len(few[0])
-        return each, min(sum(sizes), fit)
+        return each, room.samples

@@ -87,7 +87,8 @@ def test_the_time_of_a_sample_is_taken_and_samples_that_do_not_fit_are_not_count
     each, count = Auto(8)._timed(small(), lambda: [torch.rand(20, 6), torch.rand(20, 6)])
     assert count == 40
     assert 0 < each < 1
-    monkeypatch.setattr("calibrators._layerwise.MEMORY", 4 * 8 * 8 * 25)  # T = 8 of 8 values: 25 samples
+    monkeypatch.setattr("calibrators._room.MEMORY", 4 * 8 * 8 * 25)  # T = 8 of 8 values: 25 samples
+    monkeypatch.setattr("calibrators._room.STORED", 8)
     assert Auto(8)._timed(small(), lambda: [torch.rand(40, 6)])[1] == 25
     with pytest.raises(DataError, match="there are no calibration samples"):
         Auto(8)._timed(small(), lambda: [])
