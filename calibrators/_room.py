@@ -26,6 +26,8 @@ PART = 1 << 27
 """Bytes that the largest value of the samples that are computed at a time may take."""
 JUDGED = 1 << 28
 """Bytes that the currents of a layer may take at the places that are looked at, over all steps."""
+LEARNT = 1 << 30
+"""Bytes that the currents of a layer and what its synapses read may take, where these are to be learnt."""
 FLOAT = 4
 BITS = {"binary": 1, "signed": 2}
 """Of a packed spike; of others a byte."""
@@ -60,7 +62,7 @@ def bits(node: Node, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Places:
-    """Where a layer is looked at: the first `samples`, at these places of each [samples, places] or at all."""
+    """Where a layer is looked at: the first `samples`, at these `places` of each [samples, places] or all."""
 
     samples: int
     places: Tensor | None = None
@@ -92,7 +94,7 @@ def places_of(
     size = size_of(node.shape)
     if synapses:
         each = FLOAT * steps * (4 * size + sum(size_of(s.inputs[0].shape) for s in synapses))
-        return Places(min(room.samples, max(2, MEMORY // each)))
+        return Places(min(room.samples, max(2, LEARNT // each)))
     fit = JUDGED // (FLOAT * steps)
     if size * room.samples <= fit or not alike(node):
         return Places(min(room.samples, max(2, fit // size)))

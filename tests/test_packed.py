@@ -21,7 +21,7 @@ from converter.packed import Packed, packed
 
 
 def test_bits_by_hand() -> None:
-    """Ten steps of threshold 0.5: spikes at steps 1 and 4 are 0b1001 = 9, one at step 10 is bit 1 of the next."""
+    """Threshold 0.5, ten steps: spikes at 1 and 4 are 0b1001 = 9, one at 10 is 0b10 in the next byte."""
     spikes = torch.zeros(10, 1)
     spikes[[0, 3, 9]] = 0.5
     small = packed(spikes, torch.tensor(0.5))
