@@ -28,6 +28,8 @@ JUDGED = 1 << 28
 """Bytes that the currents of a layer may take at the places that are looked at, over all steps."""
 LEARNT = 1 << 30
 """Bytes that the currents of a layer and what its synapses read may take, where these are to be learnt."""
+LEARNING = 5
+"""So many times the currents of a layer are held while its synapses learn."""
 FLOAT = 4
 BITS = {"binary": 1, "signed": 2}
 """Of a packed spike; of others a byte."""
@@ -35,11 +37,22 @@ BITS = {"binary": 1, "signed": 2}
 
 @dataclass(frozen=True)
 class Room:
-    """`samples` run, `part` of them at a time; `sparing`: only spikes are kept between layers."""
+    """`samples` run, `part` of them at a time; `sparing`: only spikes are kept between layers.
+
+    Of the largest layer as many values are looked at as `looked` samples have, and where synapses learn, all
+    of `learnt` samples.
+    """
 
     samples: int
     part: int
     sparing: bool
+    looked: int
+    learnt: int
+
+    @staticmethod
+    def ample(samples: int) -> Room:
+        """Room for all there is of these samples."""
+        return Room(samples, samples, sparing=False, looked=samples, learnt=samples)
 
 
 def room_for(graph: Graph, steps: int, samples: int) -> Room:
@@ -47,9 +60,11 @@ def room_for(graph: Graph, steps: int, samples: int) -> Room:
     each = FLOAT * steps * largest_in_time(graph)
     fit = max(2, MEMORY // each)
     if samples <= fit:
-        return Room(samples, samples, sparing=False)
+        return Room.ample(samples)
     stored = most_kept(segments(graph, sparing=True), lambda node: steps * bits(node, steps))
-    return Room(min(samples, max(fit, STORED // max(stored, 1))), max(1, PART // each), sparing=True)
+    run = min(samples, max(fit, STORED // max(stored, 1)))
+    looked, learnt = (min(run, max(2, most // each)) for most in (JUDGED, LEARNT // LEARNING))
+    return Room(run, max(1, PART // each), sparing=True, looked=looked, learnt=learnt)
 
 
 def bits(node: Node, steps: int) -> int:
@@ -93,8 +108,8 @@ def places_of(
         return Places(room.samples)
     size = size_of(node.shape)
     if synapses:
-        each = FLOAT * steps * (4 * size + sum(size_of(s.inputs[0].shape) for s in synapses))
-        return Places(min(room.samples, max(2, LEARNT // each)))
+        read = max(size_of(synapse.inputs[0].shape) for synapse in synapses)
+        return Places(min(room.samples, max(2, LEARNT // (LEARNING * FLOAT * steps * max(size, read)))))
     fit = JUDGED // (FLOAT * steps)
     if size * room.samples <= fit or not alike(node):
         return Places(min(room.samples, max(2, fit // size)))

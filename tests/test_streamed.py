@@ -199,10 +199,12 @@ def test_how_much_of_a_layer_is_looked_at(
 ) -> None:
     """`judged` values, at 3 steps of 4 bytes each, and 8 samples."""
     monkeypatch.setattr(_room, "JUDGED", 12 * judged)
-    looked = places_of(node, Room(8, 1, sparing=True), 3, [], torch.Generator().manual_seed(0))
+    looked = places_of(
+        node, Room(8, 1, sparing=True, looked=8, learnt=8), 3, [], torch.Generator().manual_seed(0)
+    )
     assert looked.samples == samples
     assert (None if looked.places is None else looked.places.shape) == (places and (samples, places))
-    assert places_of(node, Room(8, 8, sparing=False), 3, [], torch.Generator()) == Places(8)
+    assert places_of(node, Room.ample(8), 3, [], torch.Generator()) == Places(8)
 
 
 Told = list[tuple[str, str, str, str]]
@@ -241,9 +243,10 @@ def test_how_many_samples_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> 
     graph = network(IntegrateFire())
     assert most_kept(segments(graph, sparing=True), lambda n: 8 * _room.bits(n, 8)) == 8448
     monkeypatch.setattr(_room, "MEMORY", 10 << 13)
-    assert room_for(graph, 8, 10) == Room(10, 10, sparing=False)
-    monkeypatch.setattr(_room, "PART", 3 << 13)
-    assert room_for(graph, 8, 11) == Room(11, 3, sparing=True)
+    assert room_for(graph, 8, 10) == Room.ample(10)
+    for name, most in {"PART": 3, "JUDGED": 4, "LEARNT": 35}.items():
+        monkeypatch.setattr(_room, name, most << 13)
+    assert room_for(graph, 8, 11) == Room(11, 3, sparing=True, looked=4, learnt=7)
     monkeypatch.setattr(_room, "STORED", 20 * 8448)
     assert room_for(graph, 8, 100).samples == 20
     monkeypatch.setattr(_room, "STORED", 1)
