@@ -27,14 +27,17 @@ class Packed:
 
     def unpacked(self) -> Tensor:
         """The spikes: [steps, batch, …]."""
+        shape = self.codes.shape[1 if not self.signs else 2 :]
+        spikes = self.threshold.new_empty((self.steps, *shape))
+        for t, now in enumerate(spikes):
+            torch.mul(self._count(t), self.threshold, out=now)
+        return spikes
+
+    def _count(self, t: int) -> Tensor:
         if not self.signs:
-            return torch.stack([count * self.threshold for count in self.codes])
-        spikes = []
-        for t in range(self.steps):
-            fired = [(plane[t // BYTE] >> t % BYTE) & 1 for plane in self.codes]
-            count = fired[0].to(self.threshold.dtype)
-            spikes.append((count if len(fired) == 1 else count - fired[1]) * self.threshold)
-        return torch.stack(spikes)
+            return self.codes[t]
+        fired = [(plane[t // BYTE] >> t % BYTE) & 1 for plane in self.codes]
+        return fired[0] if len(fired) == 1 else fired[0].to(torch.int8) - fired[1].to(torch.int8)
 
 
 def packed(spikes: Tensor, threshold: Tensor) -> Packed | Tensor:
