@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._layerwise import Layer, by_channel, check_run, layer_by_layer, with_neurons
+from calibrators._layerwise import Layer, by_channel, check_run, with_neurons
+from calibrators._run import layer_by_layer
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.observe import Batches
@@ -142,12 +143,13 @@ def synapse(node: Node) -> Conv | ConvTranspose | Linear:
 
 def with_weights(layer: Layer, weights: Mapping[Node, Tensor]) -> Layer:
     """The layer on the currents that these weights would give it."""
-    currents = layer.currents
+    currents, changed = layer.currents, dict[Node, Node]()
     for node, weight in weights.items():
         op = synapse(node)
         change = replace(op, weight=weight.detach() - op.weight, bias=None)
         currents = currents + each_step(change, [layer.given[node]])
-    return replace(layer, currents=currents)
+        changed[node] = replace(node, op=replace(op, weight=weight.detach()))
+    return replace(layer, currents=currents, changed=changed)
 
 
 def reweighted(graph: Graph, weights: Mapping[str, Tensor]) -> Graph:
