@@ -52,8 +52,8 @@ ALLOWED = {
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
-    "converter.packed": set[str](),
-    "converter.segments": {"converter.packed", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
+    "converter.spike_bits": set[str](),
+    "converter.segments": {"converter.spike_bits", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
     "converter.rate": {*SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
     "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
@@ -64,7 +64,7 @@ ALLOWED = {
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
-        *("converter.packed", "converter.segments"),
+        *("converter.spike_bits", "converter.segments"),
         *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
         # A search starts at least squares and weighs answers; its trials are in the report.
         *("converter.divergence", "converter.report", "calibrators.least_squares"),

@@ -17,7 +17,7 @@ from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
 from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
-from converter.packed import Packed, packed
+from converter.spike_bits import Packed, packed
 
 
 def test_bits_by_hand() -> None:
