@@ -48,6 +48,7 @@ ALLOWED = {
     "converter.temporal_bias": {"converter.stateful", *LEAVES},
     "converter.withdrawal": {"converter.stateful", *LEAVES},
     "converter.encodings": LEAVES,
+    "converter.weights": LEAVES,
     "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
