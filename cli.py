@@ -286,6 +286,14 @@ def inspect(**given: Any) -> int:
 )
 @click.option("--burst", type=COUNT, help="For neuron burst: spikes in one step, at most. [default: 5]")
 @click.option(
+    "--weights",
+    type=Written("weights"),
+    default="float32",
+    show_default=True,
+    metavar="FORMAT",
+    help="int8, int4 (intN), log2:5 (sign, exponent), pow2:4 (ann2snn list weights).",
+)
+@click.option(
     "--encoding", type=Thing("encoding", "converter.encodings"), default="current", show_default=True
 )
 @NETWORK
@@ -407,7 +415,9 @@ def diagnose(**given: Any) -> None:
 
 
 @main.command("list", epilog=EXAMPLE + "  ann2snn list calibrators")
-@click.argument("kind", required=False, metavar="[ops|passes|calibrators|neurons|encodings|exporters]")
+@click.argument(
+    "kind", required=False, metavar="[ops|passes|calibrators|neurons|weights|encodings|exporters]"
+)
 def list_(kind: str | None) -> None:
     """Say what there is to choose from."""
     from converter import catalogue

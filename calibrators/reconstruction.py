@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class Reconstruction:
     timesteps: int = 32
     iterations: int = 60
     schedule: str = "stream"
+    changes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a run or a descent without steps, or a schedule there is not."""
@@ -127,7 +129,7 @@ def synapses(graph: Graph) -> dict[Node, tuple[Node, ...]]:
             return ()
         match node.op:
             case Conv() | ConvTranspose() | Linear():
-                return (node,)
+                return (node,) if node.op.packed is None else ()
             case Add() | Affine(None) | TemporalBias():
                 return tuple(found for source in node.inputs for found in behind(source, fed))
         return ()

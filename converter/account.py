@@ -11,6 +11,7 @@ from torch import Tensor
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.ops import Affine, BatchNorm, MaxPool, ReduceMax
+from converter.quantise import Synapse, weight_bytes
 from converter.reference import same_tensors
 from converter.report import Trial
 from converter.schedules import Model
@@ -34,6 +35,16 @@ def said_of_change(before: Graph, after: Graph) -> str:
     put_in = Counter(n.op.kind for n in changed if n.name not in old and isinstance(n.op, Stateful))
     told += [f"{count} {kind} put in" for kind, count in put_in.items()]
     return "; ".join(told) or f"changed the weights of {len(changed)} layers, no threshold"
+
+
+def said_of_weights(graph: Graph, errors: Mapping[str, float]) -> str:
+    """What quantising did, in words: the memory of the weights, and the errors of the synapses."""
+    low, high = min(errors.values(), default=0.0), max(errors.values(), default=0.0)
+    held = {n.op.packed.format for n in graph if isinstance(n.op, Synapse) and n.op.packed is not None}
+    return (
+        f"{len(errors)} layers of weights held as {', '.join(sorted(held))} in {weight_bytes(graph)} bytes, "
+        f"relative errors from {low:.2g} to {high:.2g}"
+    )
 
 
 def changed_field(node: Node, old: Mapping[str, Node], name: str) -> Tensor | None:

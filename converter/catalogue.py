@@ -18,6 +18,7 @@ PACKAGES = {
     "passes": "converter.passes",
     "calibrators": "calibrators",
     "neurons": "converter.neurons",
+    "weights": "converter.weights",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
 }

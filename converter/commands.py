@@ -76,6 +76,7 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
     settings = pipeline.Settings(
         neuron=neuron,
         neuron_options=neuron_options,
+        weights=given["weights"],
         encoding=given["encoding"],
         timesteps=tuple(sorted(set(given["timesteps"]))),
         schedule=given["schedule"],

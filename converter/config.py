@@ -118,6 +118,17 @@ def spikes(value: Any) -> str:
     return str(value)
 
 
+def weights(value: Any) -> str:
+    """`float32`, `int8`, `log2:5`, …, as it stands. Raises ValueError for anything else."""
+    from converter.weights import parse
+
+    try:
+        parse(str(value))
+    except UsageError as error:
+        raise ValueError(f"{error.problem}; {error.hint}") from error
+    return str(value)
+
+
 def seconds(text: str) -> float:
     """`60`, `60s`, `5m`, `1h` in seconds. Raises `ValueError` for anything else, and for no time at all."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +16,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from converter import schedules
-from converter.account import analog_words, pooling_words, said_of_change, said_of_search
+from converter import quantise, schedules, weights
+from converter.account import (
+    analog_words,
+    pooling_words,
+    said_of_change,
+    said_of_search,
+    said_of_weights,
+)
 from converter.data import Source, range_warning, split
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
+from converter.fixed_point import fixed_point
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
@@ -29,7 +36,7 @@ from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply
 from converter.passes.spike import Spike
-from converter.report import DataFacts, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, Layer, ModelFacts, Report, Step, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 Progress = Callable[[str, int, int], None]
@@ -67,6 +74,8 @@ class Settings:
 
     neuron: str = "integrate-fire"
     neuron_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = weights.FLOAT
+    """The format the weights are held in: float32, int8, int4, log2:5, …"""
     encoding: str = "current"
     timesteps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     schedule: str = "stream"
@@ -85,7 +94,8 @@ class Settings:
     """Where to cut the network, instead of at its own outputs."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for time that cannot be shared so."""
+        """Raise `UsageError` for time that cannot be shared so, and for weights that there are not."""
+        weights.parse(self.weights)
         schedules.check(self.schedule, self.delay, self.timesteps)
 
     def torch_device(self) -> torch.device:
@@ -144,6 +154,12 @@ def convert(
             yield x.to(device)
 
     spiking = graph
+    format, off = weights.parse(settings.weights), dict[str, float]()
+    if format is not None:
+        graph = quantise.quantise(graph, format)
+        off = quantise.errors(graph, spiking)
+        steps.append(Step("weights", {"format": settings.weights}, said_of_weights(graph, off)))
+        clock.lap("weights")
     low, high = input_range(inputs())
     waiting, ran = list(calibrators), list[str]()
     while waiting:
@@ -151,7 +167,10 @@ def convert(
         ran.append(name)
         before = graph
         trials: tuple[Trial, ...] = ()
-        if isinstance(calibrate, Choice):
+        if format is not None and getattr(calibrate, "changes_weights", False):
+            ran.pop()
+            said = f"left out: it changes weights, and they are held as {settings.weights}"
+        elif isinstance(calibrate, Choice):
             chain, said = calibrate.chosen(graph, inputs)
             waiting = [*chain, *waiting]
             ran.pop()
@@ -166,6 +185,10 @@ def convert(
         steps.append(Step(name, options, said, trials))
         clock.lap(name)
 
+    if format is not None:
+        graph = fixed_point(quantise.check(graph), max(abs(low), abs(high)))
+        said = "input, thresholds, first membranes and biases are whole numbers times powers of two"
+        steps.append(Step("fixed-point", {}, said))
     model = schedules.model_of(
         graph,
         encoding_of(settings, max(abs(low), abs(high))),
@@ -208,14 +231,19 @@ def convert(
         timing=schedules.words(model),
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
-        layers=measured.layers,
-        metrics=measured.metrics,
+        layers=layers_with(measured.layers, quantise.by_layer(graph, off)) if off else measured.layers,
+        metrics={**measured.metrics, "weights": quantise.facts(graph, settings.weights, off)},
         versions=versions(),
         warnings=(warning,) if warning else (),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
     return Conversion(model, ann, spiking, report, (low, high), tuple(ran))
+
+
+def layers_with(layers: Sequence[Layer], errors: Mapping[str, float]) -> tuple[Layer, ...]:
+    """The layers, each with the error of the weights before it."""
+    return tuple(replace(layer, weight_error=errors[layer.name]) for layer in layers)
 
 
 class Clock:

@@ -99,6 +99,8 @@ class Layer:
 
     Where spikes are taken back after a neuron that cannot do so itself, `and withdrawn` follows.
     """
+    weight_error: float | None = None
+    """|w' − w| / |w| of quantised weights before it, the largest of several synapses; None for float."""
 
 
 @dataclass(frozen=True)

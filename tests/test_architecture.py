@@ -30,7 +30,7 @@ OWNERS = {
     "nir": {"converter.exporters.nir"},
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
-LEAVES = {"converter.graph", "converter.view", *BASE}
+LEAVES = {"converter.graph", "converter.packed", "converter.view", *BASE}
 SPIKING = {"converter.stateful", "converter.neurons", "converter.encodings", "converter.cumulative"}
 SCHEDULES = {"converter.rate", "converter.window", "converter.pipelined", "converter.schedules"}
 MENDING = {"converter.temporal_bias", "converter.withdrawal"}
@@ -40,7 +40,8 @@ ALLOWED = {
     "converter.registry": BASE,
     "converter.files": BASE,
     "converter.divergence": set[str](),
-    "converter.graph": BASE,
+    "converter.packed": set[str](),
+    "converter.graph": {"converter.packed", *BASE},
     "converter.view": LEAVES,
     "converter.ops": LEAVES,
     "converter.stateful": LEAVES,
@@ -48,6 +49,7 @@ ALLOWED = {
     "converter.temporal_bias": {"converter.stateful", *LEAVES},
     "converter.withdrawal": {"converter.stateful", *LEAVES},
     "converter.encodings": LEAVES,
+    "converter.weights": LEAVES,
     "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
