@@ -17,6 +17,7 @@ PACKAGES = {
     "ops": "converter.ops",
     "passes": "converter.passes",
     "calibrators": "calibrators",
+    "recipes": "calibrators.training",
     "neurons": "converter.neurons",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",

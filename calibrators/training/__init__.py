@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,12 +37,11 @@ class Phase:
 
 
 class Recipe(Protocol):
-    """How a network is trained for its conversion.
+    """How a network is trained for its conversion."""
 
-    `decay` is the L2 penalty on λ, as a share of where it began.
-    """
-
-    decay: ClassVar[float] | float
+    @property
+    def decay(self) -> float:
+        """The L2 penalty on each layer's λ, in shares of where it began."""
 
     def refuse(self, graph: Graph) -> None:
         """Raise `Unsupported` naming the nodes of the spiking `graph` that this recipe's code cannot say."""

@@ -27,7 +27,10 @@ FREE = ("lr",)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`step` steps are done; `history` is the epochs so far, `running` (sum, samples) of the loss of this one."""
+    """`step` steps are done; `history` is the epochs so far.
+
+    `running` is (sum, samples) of the loss of the epoch that is not over.
+    """
 
     step: int
     history: list[dict[str, Any]]

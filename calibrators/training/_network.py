@@ -1,4 +1,4 @@
-"""A spiking graph as something to train: weights and thresholds are parameters, neurons a recipe's activation.
+"""A spiking graph to train: weights and thresholds are parameters, neurons a recipe's activation.
 
 Convolutions and linear layers train; what moves, pools or scales stays as it is. A layer's threshold is
 λ = λ₀ · s, and s is what is trained: so a step means the same for a layer of activations up to 300 as for one
@@ -117,6 +117,7 @@ class Network:
                 return replace(node, op=Clip(0.0, thresholds[node.name]))
             if isinstance(node.op, NegativeSlope):
                 slope = node.op.slope
+                assert slope is not None
                 return replace(node, op=LeakyRelu(float(slope)) if slope.numel() == 1 else PRelu(slope))
             op: Any = self._with_parameters(node)
             if isinstance(node.op, SYNAPSES) and phase.weight is not None:

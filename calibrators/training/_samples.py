@@ -45,7 +45,10 @@ class Samples:
 
     @staticmethod
     def of(source: Source, pool: Sequence[int], validation: float, seed: int) -> Samples:
-        """A `validation` share of `pool` is held out, drawn with `seed`. Raises `DataError` if none is left."""
+        """A `validation` share of `pool` is held out, drawn with `seed`.
+
+        Raises `DataError` when that leaves nothing on either side.
+        """
         drawn = np.random.RandomState(seed).permutation(np.asarray(pool))
         count = round(validation * len(drawn))
         if not 0 < count < len(drawn):

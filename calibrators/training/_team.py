@@ -1,7 +1,7 @@
 """Several processes that train one network, each on its share of every batch; alone, a team of one.
 
-`torchrun --nproc-per-node 2 --no-python ann2snn train …` starts them. Each computes the gradients of its share
-of the global batch, divided by the size of all of it; their sum is the gradient that one process would have.
+`torchrun --nproc-per-node 2 --no-python ann2snn train …` starts them. Each computes the gradients of its
+share of the global batch, divided by the size of all of it; their sum is the gradient of one process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Team:
 
 @contextmanager
 def team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
-    """The team that torchrun's environment speaks of, and this process's device: cuda:LOCAL_RANK, or `device`.
+    """The team that torchrun's environment speaks of, and this process's device: cuda:LOCAL_RANK or `device`.
 
     gloo on a processor, nccl on CUDA devices.
     """

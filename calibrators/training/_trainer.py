@@ -104,7 +104,9 @@ def prepared(spiking: Graph, samples: Samples, settings: Settings, device: torch
     peak = Largest(False)
     for x in batches():
         peak.update(x.abs())
-    starts = {node.name: _start(node, found, settings.percentile) for node, found in seen.items() if learns(node)}
+    starts = {
+        node.name: _start(node, found, settings.percentile) for node, found in seen.items() if learns(node)
+    }
     return Network.of(spiking, starts, peak.value()[0])
 
 
@@ -175,7 +177,7 @@ def fit(
                     labels = None if y is None else y.to(device)
                     data = _loss(settings.loss, network, *student, ann, x, labels)
                 loss = loss + data * (len(mine) / len(batch))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             told, stop = loss.detach().clone(), torch.tensor(float(stopped()), device=device)
             team.add_up([*map(_gradient, parameters.values()), told, stop])
             norm = torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
@@ -239,9 +241,7 @@ def held_out(
     }
 
 
-def _accuracy(
-    ann: Graph, samples: Samples, size: int, device: torch.device, team: Team
-) -> dict[str, float]:
+def _accuracy(ann: Graph, samples: Samples, size: int, device: torch.device, team: Team) -> dict[str, float]:
     """The ANN's own, on the samples held out."""
     if not samples.source.labelled:
         return {}
@@ -249,6 +249,7 @@ def _accuracy(
     with torch.inference_mode():
         for at in range(0, len(mine), size):
             x, y = samples.take(mine[at : at + size])
+            assert y is not None
             right += float((_top(ann.run(x.to(device))[0]) == y).sum())
     team.add_up([right])
     return {"accuracy": float(right) / len(samples.held_out)}

@@ -1,14 +1,14 @@
-"""Conversion-aware training for first-spike codes: the network learns with the value a single spike can carry.
+"""Conversion-aware training for first-spike codes: learning with the value that a single spike can carry.
 
     relu    a = max(z, 0)
     clip    a = clamp(z, 0, λ)
     spikes  a = λ · κ(k), k the first step of the window with z ≥ λ · ϑ(k), κ(k) = 2^(−k/τ); the input too
     weights the same, and weights as the format leaves them
 
-One after the other (Lew et al., DAC 2022): what a spike can say is only asked for when the network has settled.
-Gradients pass the spike straight through where 0 < z < λ, also below the smallest value of the window, where a
-unit would otherwise stay silent for good. The first-spike network of this window, τ and scale λ says what the
-network said in its last phase: nothing is lost by the conversion.
+One after the other (Lew et al., DAC 2022): what a spike can say is only asked for when the network has
+settled. Gradients pass the spike straight through where 0 < z < λ, also below the smallest value of the
+window, where a unit would otherwise stay silent for good. The first-spike network of this window, τ and
+scale λ says what the network said in its last phase: nothing is lost by the conversion.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from converter import kernels
 from converter.errors import Unsupported, UsageError
 from converter.graph import Graph
 from converter.neurons.negative_slope import NegativeSlope
+from converter.ops import ConvTranspose
+from converter.weights import FLOAT, fake, parse
 
 
 @recipes.register
@@ -31,8 +33,8 @@ from converter.neurons.negative_slope import NegativeSlope
 class Cat:
     """`window` T in steps, `tau` (None: T/6, a range of 2^-6 as in the paper), `coder` of the spike times.
 
-    `phases`: the shares of the training at which clip, spikes and weights begin. `weights`: their format in the
-    last phase, such as `log2:5`, or None for floating point.
+    `phases`: the shares of the training at which clip, spikes and weights begin. `weights`: their format in
+    the last phase, such as `log2:5`, or None for floating point.
     """
 
     window: int = 24
@@ -48,19 +50,23 @@ class Cat:
             raise UsageError("a first-spike window has at least 2 steps, and its tau lies above 0")
         if self.coder not in kernels.CODERS:
             raise UsageError(f"there is no coder {self.coder!r}", hint=", ".join(kernels.CODERS))
-        if len(self.phases) != 3 or list(self.phases) != sorted(self.phases) or not 0 <= self.phases[0]:
+        if len(self.phases) != 3 or list(self.phases) != sorted(self.phases) or not self.phases[0] >= 0:
             raise UsageError(
                 f"the phases are {', '.join(map(str, self.phases))}",
                 hint="three shares of the training, ascending: where clip, spikes and weights begin",
             )
+        parse(self.weights or FLOAT)
 
     def refuse(self, graph: Graph) -> None:
         """A neuron that says negative values too has no first spike."""
         found = [node for node in graph if isinstance(node.op, NegativeSlope)]
         if found:
             raise Unsupported(
-                f"{graph.name} has {len(found)} activation{'s' * (len(found) > 1)} that a first spike cannot say",
-                [(node.where, "it has values below zero, and a spike has a time and no sign") for node in found],
+                f"a first spike cannot say {len(found)} activation{'s' * (len(found) > 1)} of {graph.name}",
+                [
+                    (node.where, "it has values below zero, and a spike has a time and no sign")
+                    for node in found
+                ],
                 hint="train it with Relu there, or use a recipe for rates: qcfs, tcl",
             )
 
@@ -90,10 +96,11 @@ class Cat:
 
     def faked(self, op: Any, weight: Tensor) -> Tensor:
         """The weight of `op` in its format, with the gradient of the weight itself."""
-        from converter.weights import fake
-
-        assert self.weights is not None
-        return fake(op, weight, self.weights)
+        form = parse(self.weights or FLOAT)
+        if form is None:
+            return weight
+        transposed = op.groups if isinstance(op, ConvTranspose) else 0
+        return straight_through(weight, fake(weight.detach(), form, transposed))
 
     @property
     def time_constant(self) -> float:
