@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from calibrators import calibrators, watch, with_ranges
 from calibrators.statistics import Largest, as_threshold
-from converter.graph import Graph, Node
+from converter.graph import Graph
 from converter.neurons import Neuron
 from converter.observe import Batches
 
@@ -25,15 +24,10 @@ class Ceiling:
 
     def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The thresholds are the activations' ceilings, one for a layer."""
-        largest: dict[Node, Largest] = {}
-        if any(isinstance(n.op, Neuron) and n.op.ceiling is None for n in graph):
-            largest = watch(graph, batches, lambda has_channels: Largest(False), ann)
-
-        def range_of(node: Node, ceiling: float | None) -> Tensor:
-            if ceiling is None:
-                return as_threshold(largest[node].value(), len(node.shape))
-            return torch.tensor(ceiling, device=first.device)
-
-        first = next(iter(batches()))
-        neurons = ((node, node.op.ceiling) for node in graph if isinstance(node.op, Neuron))
-        return with_ranges(graph, {node: range_of(node, ceiling) for node, ceiling in neurons})
+        ranges = {}
+        for node, seen in watch(graph, batches, lambda has_channels: Largest(False), ann).items():
+            assert isinstance(node.op, Neuron)
+            largest, ceiling = seen.value(), node.op.ceiling
+            value = largest if ceiling is None else torch.full_like(largest, ceiling)
+            ranges[node] = as_threshold(value, len(node.shape))
+        return with_ranges(graph, ranges)

@@ -28,7 +28,7 @@ from calibrators.training._loss import Loss
 from calibrators.training._network import Network, learns
 from calibrators.training._samples import Samples, Transform, augmented, order
 from calibrators.training._team import Team
-from converter.errors import ConversionError, UsageError
+from converter.errors import ConversionError, Unsupported, UsageError
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 
@@ -107,6 +107,11 @@ def prepared(spiking: Graph, samples: Samples, settings: Settings, device: torch
     starts = {
         node.name: _start(node, found, settings.percentile) for node, found in seen.items() if learns(node)
     }
+    if not starts:
+        raise Unsupported(
+            f"{spiking.name} has no threshold to train",
+            [(node.where, "a neuron with a slope below zero has none") for node in seen],
+        )
     return Network.of(spiking, starts, peak.value()[0])
 
 
