@@ -431,6 +431,11 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 )
 @click.option("--weights", metavar="FORMAT", help="For cat: int8, int4 or log2:5 weights in the last phase.")
 @click.option(
+    "--spiking-input/--analog-input",
+    default=None,
+    help="For cat: the input comes in as spikes too. [default: analog-input]",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
     default="auto",

@@ -35,7 +35,7 @@ from converter.passes.spike import Spike
 from converter.preprocessing import Preprocessing
 
 Options = Mapping[str, Any]
-OF_RECIPES = ("levels", "decay", "window", "tau", "phases", "weights")
+OF_RECIPES = ("levels", "decay", "window", "tau", "phases", "weights", "spiking_input")
 CHECKPOINT = ".checkpoint"
 """What is added to the target's name while the training runs."""
 PREFIX = "ann2snn."

@@ -136,7 +136,8 @@ def test_a_spike_is_that_of_the_kernel_and_passes_gradients_also_where_it_is_sil
 
 
 def test_the_input_of_cat_is_spikes_of_either_sign() -> None:
-    encode = Cat(window=4, tau=2.0).phase(1.0).encode
+    assert Cat().phase(1.0).encode is None
+    encode = Cat(window=4, tau=2.0, spiking_input=True).phase(1.0).encode
     assert encode is not None
     said = encode(torch.tensor([-2.0, -1.0, 0.1, 1.4]), torch.tensor(2.0))
     assert said.tolist() == pytest.approx([-2, -1, 0, math.sqrt(2)])

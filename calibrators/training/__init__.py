@@ -56,8 +56,8 @@ def clipped(x: Tensor, threshold: Tensor) -> Tensor:
 
 
 def straight_through(value: Tensor, replaced: Tensor) -> Tensor:
-    """`replaced`, with the gradient of `value`."""
-    return value + (replaced - value).detach()
+    """`replaced` to the last bit, with the gradient of `value`."""
+    return replaced.detach() + (value - value.detach())
 
 
 recipes: Registry[type[Recipe]] = Registry("recipe", "calibrators.training")

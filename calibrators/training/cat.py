@@ -2,7 +2,7 @@
 
     relu    a = max(z, 0)
     clip    a = clamp(z, 0, λ)
-    spikes  a = λ · κ(k), k the first step of the window with z ≥ λ · ϑ(k), κ(k) = 2^(−k/τ); the input too
+    spikes  a = λ · κ(k), k the first step of the window with z ≥ λ · ϑ(k), κ(k) = 2^(−k/τ)
     weights the same, and weights as the format leaves them
 
 One after the other (Lew et al., DAC 2022): what a spike can say is only asked for when the network has
@@ -33,6 +33,8 @@ from converter.weights import FLOAT, fake, parse
 class Cat:
     """`window` T in steps, `tau` (None: T/6, a range of 2^-6 as in the paper), `coder` of the spike times.
 
+    `spiking_input`: the image comes in as spikes of either sign too, from the third phase, and not as it is.
+
     `phases`: the shares of the training at which clip, spikes and weights begin. `weights`: their format in
     the last phase, such as `log2:5`, or None for floating point.
     """
@@ -42,6 +44,7 @@ class Cat:
     coder: str = "round"
     phases: tuple[float, ...] = (0.1, 0.4, 0.6)
     weights: str | None = None
+    spiking_input: bool = False
     decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
@@ -73,21 +76,21 @@ class Cat:
     def phase(self, progress: float) -> Phase:
         """Relu, clip, spikes, weights."""
         clip, spikes, weights = self.phases
+        encode = self.encoded if self.spiking_input else None
         if progress < clip:
             return Phase("relu", unclipped)
         if progress < spikes:
             return Phase("clip", clipped)
         if progress < weights or self.weights is None:
-            return Phase("spikes", self.spiked, self.encoded)
-        return Phase(f"spikes, weights {self.weights}", self.spiked, self.encoded, self.faked)
+            return Phase("spikes", self.spiked, encode)
+        return Phase(f"spikes, weights {self.weights}", self.spiked, encode, self.faked)
 
     def spiked(self, z: Tensor, threshold: Tensor) -> Tensor:
         """What a neuron that integrated z says by its one spike; `threshold` is λ, the scale of the layer."""
-        share = (z / threshold).clamp(0, 1)
-        one = torch.ones((), dtype=share.dtype, device=share.device)
         with torch.no_grad():
-            said = kernels.quantise(share, one, self.time_constant, self.window, self.coder)
-        return threshold * straight_through(share, said)
+            said = kernels.quantise(z, threshold, self.time_constant, self.window, self.coder)
+        share = (z / threshold).clamp(0, 1)
+        return straight_through(threshold * straight_through(share, said / threshold), said)
 
     def encoded(self, x: Tensor, peak: Tensor) -> Tensor:
         """The input as spikes of either sign on the scale of its largest magnitude."""

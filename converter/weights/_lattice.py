@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from converter.weights import Format
+from converter.weights import SPREAD, Format
 
 FRACTION = 8
 """Bits after the point in the LUT."""
@@ -45,15 +45,18 @@ class Lattice(Format):
         none = torch.iinfo(torch.int64).min
         top = torch.where(exact != 0, nearest, none).amax(1)
         top = torch.where(top == none, 0, top)
-        best, lowest = self._codes(exact, nearest, top), torch.full(top.shape, torch.inf, dtype=torch.float64)
-        lowest, chosen = lowest.to(rows.device), top
+        chosen = top
+        lowest = torch.full(top.shape, torch.inf, dtype=torch.float64, device=rows.device)
         for lower in range(4 * self.steps):
             codes = self._codes(exact, nearest, top - lower)
             error = (self._values(codes, top - lower) - exact).square().sum(1)
-            better = error < lowest
-            best = torch.where(better[:, None], codes, best)
-            chosen, lowest = torch.where(better, top - lower, chosen), torch.minimum(error, lowest)
-        return best.to(torch.int8), chosen.float()
+            chosen = torch.where(error < lowest, top - lower, chosen)
+            lowest = torch.minimum(error, lowest)
+        silent = (rows == 0).all(1)
+        if bool(silent.any()) and not bool(silent.all()):
+            chosen = torch.where(silent, chosen[~silent].max(), chosen)
+        chosen = torch.maximum(chosen, chosen.max() - SPREAD * self.steps)
+        return self._codes(exact, nearest, chosen).to(torch.int8), chosen.float()
 
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         return self._values(codes.long(), scale.long()).float()

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from converter.weights import Format, formats
+from converter.weights import SPREAD, Format, formats
 
 MANTISSAS = 16
 TRIED = 40
@@ -44,7 +44,10 @@ class Integer(Format):
             error = torch.where(error > 0, torch.inf, error) if lower < 0 else error
             best = torch.where(error < lowest, top - lower, best)
             lowest = torch.minimum(error, lowest)
-        scale = scale_at(best)
+        silent = (rows == 0).all(1)
+        if bool(silent.any()) and not bool(silent.all()):
+            best = torch.where(silent, best[~silent].max(), best)
+        scale = scale_at(torch.maximum(best, best.max() - SPREAD * MANTISSAS))
         return self._codes(exact, scale[:, None]).to(torch.int8), scale.float()
 
     def _codes(self, rows: Tensor, scale: Tensor) -> Tensor:
