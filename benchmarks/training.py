@@ -54,7 +54,7 @@ AUTO: Chain = ("least-squares", "coordinate", "reconstruction", "coordinate")
 
 @dataclass(frozen=True)
 class Run:
-    """A network, how it is trained, and as what it then spikes: schedule, calibrators, and after what times."""
+    """A network, how it is trained, and as what it then spikes: schedule, calibrators, after what times."""
 
     network: str
     recipe: str
@@ -71,15 +71,9 @@ RATES = (
 )
 RUNS = {
     "digits-qcfs2": Run("digits", "qcfs", ("--levels", "2", "--epochs", "6"), RATES[:2]),
-    "resnet20-qcfs4": Run(
-        "resnet20", "qcfs", ("--levels", "4", "--epochs", "10", "--lr", "5e-4", *DISTILLED, *CIFAR), RATES
-    ),
-    "resnet20-qcfs8": Run(
-        "resnet20", "qcfs", ("--levels", "8", "--epochs", "6", "--lr", "5e-4", *DISTILLED, *CIFAR), RATES
-    ),
-    "resnet20-tcl": Run(
-        "resnet20", "tcl", ("--epochs", "6", "--lr", "5e-4", "--decay", "0.01", *DISTILLED, *CIFAR), RATES
-    ),
+    "resnet20-qcfs4": Run("resnet20", "qcfs", ("--levels", "4", "--epochs", "12", *DISTILLED, *CIFAR), RATES),
+    "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
+    "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
     "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10")),
     "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4")),
     "resnet20-cat": Run(
