@@ -360,6 +360,118 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     commands.tune(given, calibrators, run)
 
 
+@main.command(
+    epilog=EXAMPLE
+    + "  ann2snn train digits --recipe qcfs --levels 2 --data digits -o trained.onnx --epochs 3"
+)
+@click.argument("model")
+@click.option(
+    "--recipe",
+    required=True,
+    type=Thing("recipe", "calibrators.training"),
+    help="What it learns to say (ann2snn list recipes).",
+)
+@click.option("-o", "file", required=True, metavar="FILE", help="The ONNX file to write.")
+@DATA
+@click.option("--samples", type=COUNT, help="How many to train on, at most. [default: all]")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="The share of them that is held out.",
+)
+@click.option(
+    "--augment", type=Written("augmentations"), default="none", show_default=True, help="crop, flip, or both."
+)
+@click.option("--epochs", type=COUNT, default=10, show_default=True)
+@click.option(
+    "--batch-size", type=COUNT, default=64, show_default=True, help="A step's samples, of all processes."
+)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="The largest step length.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4, show_default=True)
+@click.option(
+    "--warmup",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="The share of the training over which the step length rises.",
+)
+@click.option("--clip", type=float, default=1.0, show_default=True, help="The longest gradient of a step.")
+@click.option(
+    "--distill",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="How much of the loss is by the ANN's own answers; 1 needs no labels.",
+)
+@click.option(
+    "--temperature", type=float, default=2.0, show_default=True, help="Of the answers, for --match kl."
+)
+@click.option(
+    "--match",
+    type=click.Choice(["kl", "mse"]),
+    default="kl",
+    show_default=True,
+    help="How answers are compared: as class probabilities, or all outputs as numbers.",
+)
+@click.option(
+    "--features",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Weight of the distance from the ANN's activations, layer by layer.",
+)
+@click.option(
+    "--percentile", type=float, default=99.9, show_default=True, help="Of its activations a threshold begins."
+)
+@click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
+@click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
+@click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
+@click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
+@click.option(
+    "--phases",
+    type=Written("channels"),
+    metavar="A,B,C",
+    help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
+)
+@click.option("--weights", metavar="FORMAT", help="For cat: int8, int4 or log2:5 weights in the last phase.")
+@click.option(
+    "--spiking-input/--analog-input",
+    default=None,
+    help="For cat: the input comes in as spikes too. [default: analog-input]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 where a GPU has it.",
+)
+@click.option("--checkpoint-every", type=COUNT, metavar="STEPS", help="[default: an epoch]")
+@click.option("--resume", is_flag=True, help="Go on from FILE.checkpoint, which an interrupted run left.")
+@click.option("--log", metavar="DIR", help="Write what TensorBoard reads there.")
+@NETWORK
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="For every draw of chance.")
+@click.option("--force", is_flag=True, help="Replace FILE, and a checkpoint that is in the way.")
+@SAYING
+def train(**given: Any) -> None:
+    """Train MODEL for its conversion, and write it to FILE, an ONNX file again.
+
+    It learns from the labels of the data, from its own answers (--distill), or both. Its activations become
+    Clip(0, λ); λ is the threshold of the spiking neuron: convert FILE with --calibrator ceiling.
+
+    Interrupted, the same command with --resume ends with the same weights. Several processes share the work:
+    torchrun --nproc-per-node 2 --no-python ann2snn train …
+    """
+    from converter import training
+
+    training.train(given)
+
+
 @main.command(epilog=EXAMPLE + "  ann2snn evaluate digits.snn --data digits:test --samples 200")
 @click.argument("artefact", metavar="DIR")
 @DATA
@@ -416,7 +528,9 @@ def diagnose(**given: Any) -> None:
 
 @main.command("list", epilog=EXAMPLE + "  ann2snn list calibrators")
 @click.argument(
-    "kind", required=False, metavar="[ops|passes|calibrators|neurons|weights|encodings|exporters]"
+    "kind",
+    required=False,
+    metavar="[ops|passes|calibrators|recipes|neurons|weights|encodings|exporters]",
 )
 def list_(kind: str | None) -> None:
     """Say what there is to choose from."""

@@ -12,6 +12,7 @@ BENCHMARKS = {
     ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
     "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),
+    "training": ("training", "what does a network gain that was trained for its conversion?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
@@ -262,6 +263,8 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
+    if trained := training.section(folder):
+        parts.append(trained)
     return "\n".join(parts)
 
 

@@ -17,6 +17,7 @@ PACKAGES = {
     "ops": "converter.ops",
     "passes": "converter.passes",
     "calibrators": "calibrators",
+    "recipes": "calibrators.training",
     "neurons": "converter.neurons",
     "weights": "converter.weights",
     "encodings": "converter.encodings",

@@ -87,6 +87,14 @@ def channels(value: Any) -> tuple[float, ...]:
     return _numbers(value, float)
 
 
+def augmentations(value: Any) -> tuple[str, ...]:
+    """`crop,flip` -> the names; `none` -> ()."""
+    names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+    if not names or (not set(names) <= {"crop", "flip"} and names != ("none",)):
+        raise ValueError(f"{value!r} is none of crop, flip, crop,flip and none")
+    return () if names == ("none",) else names
+
+
 def size(value: Any) -> int | tuple[int, int]:
     """`224` -> 224, the shorter side; `240x320` or a list of two -> (240, 320), height and width."""
     try:
