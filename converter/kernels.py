@@ -8,7 +8,7 @@ A layer's scale is θ₀, its window T steps, its kernel a falling row κ(0) = 1
     base-2    κ(k) = 2^(−k/τ)       ϑ(k) = 2^(−(k+½)/τ) rounds to the nearest in the logarithm, 2^(−k/τ) floors
     linear    κ(k) = (T−k)/T        ϑ(k) = (T−k−½)/T    rounds to the nearest,                  (T−k)/T floors
 
-Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); flooring by all of a step. Spikes are
+In continuous time the linear kernel is exact, T → ∞. Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); flooring by all of a step. Spikes are
 found by comparison with the row, never with a logarithm, so what was decoded encodes to the same step.
 Pure functions of tensors: base-2 is the kernel of conversion-aware training (Lew et al., DAC 2022).
 """
@@ -22,7 +22,7 @@ KERNELS = ("base-2", "linear")
 CODERS = ("round", "floor")
 
 
-def values(kernel: str, window: int, tau: float) -> Tensor:
+def kernel_values(kernel: str, window: int, tau: float) -> Tensor:
     """κ(0), …, κ(T−1), and 0 for no spike: [window + 1], double precision. `tau` is of base-2 alone."""
     step = torch.arange(window + 1, dtype=torch.float64)
     worth = torch.exp2(-step / tau) if kernel == "base-2" else (window - step) / window
@@ -30,7 +30,7 @@ def values(kernel: str, window: int, tau: float) -> Tensor:
     return worth
 
 
-def thresholds(kernel: str, window: int, tau: float, coder: str) -> Tensor:
+def kernel_thresholds(kernel: str, window: int, tau: float, coder: str) -> Tensor:
     """ϑ(0), …, ϑ(T−1): [window], double precision. `coder` is `round` or `floor`."""
     step = torch.arange(window, dtype=torch.float64) + (0.5 if coder == "round" else 0.0)
     return torch.exp2(-step / tau) if kernel == "base-2" else (window - step) / window
@@ -54,14 +54,36 @@ def spike_values(steps: Tensor, scale: Tensor, worth: Tensor) -> Tensor:
     return scale * worth.to(scale)[steps]
 
 
+def fire_once(
+    membrane: Tensor, scale: Tensor, window: int, kernel: str, tau: float | None, coder: str
+) -> Tensor:
+    """What the one spike of each neuron carries, 0 where there is none; `tau` None is window / 6."""
+    reach = tau or window / 6
+    steps = spike_steps(membrane, scale, kernel_thresholds(kernel, window, reach, coder))
+    return spike_values(steps, scale, kernel_values(kernel, window, reach))
+
+
+def spike_times(membrane: Tensor, scale: Tensor) -> Tensor:
+    """Continuous time, linear: the moment in [0, 1], in windows, at which a membrane spikes; 1 is no spike.
+
+    The threshold falls from the scale to 0 in a window: t = 1 − u/θ₀ (Stanojevic et al., Nat. Commun. 2024).
+    """
+    return (1 - membrane / scale).clamp(0, 1)
+
+
+def fire_in_time(membrane: Tensor, scale: Tensor) -> Tensor:
+    """What a spike in continuous time carries, θ₀·(1 − t): the membrane itself, from 0 up to the scale."""
+    return scale * (1 - spike_times(membrane, scale))
+
+
 def encode(z: Tensor, theta0: Tensor, tau: float, window: int, coder: str = "round") -> Tensor:
     """Base-2: the step 0 … window − 1 of the spike of membranes `z`, `window` for none; int64, as `z`."""
-    return spike_steps(z, theta0, thresholds("base-2", window, tau, coder))
+    return spike_steps(z, theta0, kernel_thresholds("base-2", window, tau, coder))
 
 
 def decode(steps: Tensor, theta0: Tensor, tau: float, window: int) -> Tensor:
     """Base-2: what a spike at these steps carries, θ₀·2^(−step/τ), 0 for none; of the type of `theta0`."""
-    return spike_values(steps, theta0, values("base-2", window, tau))
+    return spike_values(steps, theta0, kernel_values("base-2", window, tau))
 
 
 def quantise(z: Tensor, theta0: Tensor, tau: float, window: int, coder: str = "round") -> Tensor:
