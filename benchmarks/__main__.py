@@ -11,6 +11,10 @@ BENCHMARKS = {
         "does every network mean what it means to onnxruntime, and what does reading it cost?",
     ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+    "first-spike": (
+        "first_spike",
+        "how accurate is a first-spike network for each window, and how soon does it answer?",
+    ),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

@@ -50,7 +50,7 @@ class LeastSquares:
 
 
 def least_squares(histogram: Histogram, neuron: Neuron, timesteps: int) -> Tensor:
-    """The best range for each channel of `histogram`, [channels], for what `neuron` says in `timesteps` steps.
+    """The best range for each channel of `histogram`, [channels], for what `neuron` says in so many steps.
 
     Ties go to the larger range. Zeros are right under any range and do not count.
     """

@@ -56,7 +56,7 @@ class FirstSpikeModel(PipelinedModel):
     def spikes(self, x: Inputs, timesteps: int) -> tuple[Readout, dict[str, Tensor]]:
         """The answer, and by the name of each neuron when it spikes: see `FirstSpike.times`."""
         readout, currents = self.window(x, timesteps)
-        return readout, {n.name: of(n).times(currents[n.name], timesteps) for n in self.neurons}
+        return readout, {n.name: spike_of(n).times(currents[n.name], timesteps) for n in self.neurons}
 
     def answers(
         self, x: Inputs, timesteps: Sequence[int], listener: Callable[[], L]
@@ -84,7 +84,7 @@ class FirstSpikeModel(PipelinedModel):
     @property
     def code(self) -> FirstSpike:
         """The code that all neurons share."""
-        return of(self.neurons[0])
+        return spike_of(self.neurons[0])
 
     @property
     def continuous(self) -> bool:
@@ -127,7 +127,7 @@ class StepByStep:
         return torch.stack(emitted)
 
 
-def of(node: Node) -> FirstSpike:
+def spike_of(node: Node) -> FirstSpike:
     """The first-spike neuron of a node of a first-spike model."""
     assert isinstance(node.op, FirstSpike)
     return node.op

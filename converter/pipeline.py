@@ -17,21 +17,25 @@ import torch
 from torch import Tensor
 
 from converter import schedules
-from converter.account import analog_words, pooling_words, said_of_change, said_of_search
+from converter.account import analog_words, clipping_warning, pooling_words, said_of_change, said_of_search
 from converter.data import Source, range_warning, split
+from converter.decision import decisions
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
+from converter.first_spike import FirstSpikeModel
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.observe import Batches
-from converter.passes import apply
+from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, Decision, ModelFacts, Report, Step, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
+DECIDED = 1000
+"""On so many samples early answers are measured, at most."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples or steps done, of how many)."""
 
@@ -125,11 +129,11 @@ def convert(
     torch.manual_seed(settings.seed)
     ann, file = load_with_source(path, shapes=settings.input_shapes, outputs=settings.outputs)
     clock.lap("import")
-    graph, applied = apply(ann.verify())
-    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     prototype = neurons[settings.neuron](**settings.neuron_options)
+    graph, applied = apply(ann.verify(), pipeline_for(prototype))
+    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     graph = Spike(prototype, settings.keep_analog)(graph)
-    schedules.check_graph(graph, settings.schedule)
+    schedules.check_graph(graph, settings.schedule, settings.timesteps)
     clock.lap("passes")
 
     device = settings.torch_device()
@@ -183,11 +187,14 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = (
-        (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
-    )
+    pairs = on(data.batches(parts.measurement, size), device)
     measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
     clock.lap("measurement")
+    decided: tuple[Decision, ...] = ()
+    if isinstance(model, FirstSpikeModel):
+        early = data.batches(parts.measurement[:DECIDED], size)
+        decided = decisions(model, inputs(), on(early, device), max(settings.timesteps))
+        clock.lap("early decision")
 
     report = Report(
         model=model_facts(Path(path), file, ann, graph),
@@ -206,16 +213,22 @@ def convert(
         analog=analog_words(model, settings.keep_analog),
         pooling=pooling_words(model, ann),
         timing=schedules.words(model),
+        decisions=decided,
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
         layers=measured.layers,
         metrics=measured.metrics,
         versions=versions(),
-        warnings=(warning,) if warning else (),
+        warnings=tuple(filter(None, (warning, clipping_warning(model, measured.layers)))),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
     return Conversion(model, ann, spiking, report, (low, high), tuple(ran))
+
+
+def on(batches: Labelled, device: torch.device) -> Labelled:
+    """The same inputs and labels on `device`."""
+    return ((x.to(device), y if y is None else y.to(device)) for x, y in batches)
 
 
 class Clock:

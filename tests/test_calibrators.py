@@ -21,6 +21,7 @@ from converter.errors import DataError, Unsupported, UsageError
 from converter.graph import Graph
 from converter.importer import load
 from converter.neurons import Neuron
+from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.multi_level import MultiLevel
 from converter.passes import apply
 from converter.passes.spike import Spike

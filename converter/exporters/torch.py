@@ -248,7 +248,7 @@ def _kernels(model: schedules.Model) -> list[Callable[..., Any]]:
     kernels: list[Callable[..., Any]] = []
     for op in stateful:
         windowed = isinstance(model, PipelinedModel) and isinstance(op, Neuron)
-        kernels += op.window_functions if windowed else (op.kernel,)
+        kernels += op.window_functions if windowed and isinstance(op, Neuron) else (op.kernel,)
     if model.encoding.kernel is not None:
         kernels.append(model.encoding.kernel)
     return list(dict.fromkeys(kernels))

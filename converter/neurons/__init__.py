@@ -40,6 +40,8 @@ class Neuron(Stateful):
     alphabet: ClassVar[str] = "binary"
     """What a spike may be: `binary` {0, θ}, `signed` also negative, `levels` several thresholds at once,
     `burst` several spikes at once, `powers` one of several signed powers of two."""
+    pools_spikes: ClassVar[bool] = False
+    """Whether the spikes of a window of neurons pool without loss, so that no max-pool need move up."""
     one_sided: ClassVar[bool] = False
     """Whether a negative slope has no counterpart in its code either."""
     remembers: ClassVar[bool] = False
@@ -61,7 +63,7 @@ class Neuron(Stateful):
         return self.most * self.calibrated()
 
     def window(self, current: Tensor, timesteps: int) -> Tensor:
-        """The mean of its spikes over a window of steps, after one in which its mean current was `current`."""
+        """The mean of its spikes over a window of steps, after one with this mean current."""
         return fire_window(self.step, self.init(), current, timesteps)
 
     @property

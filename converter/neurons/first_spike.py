@@ -1,9 +1,10 @@
 """First spike: a neuron spikes at most once a window, and when it does is what it says.
 
-Its membrane has integrated the spikes of a whole window; in the next one its threshold falls, and it spikes at
-the first step at which the membrane reaches it (`converter.kernels`). `threshold` is its scale θ₀, what a
-spike at step 0 carries. In continuous time the window reaches `slack` times as far, so that what calibration
-has not seen is still in it (1.5: Stanojevic et al., Nat. Commun. 2024), and the code is exact up to there.
+Its membrane has integrated the spikes of a whole window; in the next one its threshold falls, and it spikes
+at the first step at which the membrane reaches it (`converter.kernels`). `threshold` is its scale θ₀, what a
+spike at step 0 carries. In continuous time a layer's window reaches `slack` times as far as its largest
+scale, so that what calibration has not seen is still in it (1.5: Stanojevic et al., Nat. Commun. 2024), and
+the code is exact up to there.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class FirstSpike(Neuron):
     slack: float = 1.5
 
     choosable: ClassVar[bool] = False
+    pools_spikes: ClassVar[bool] = True
     one_sided: ClassVar[bool] = True
     alphabet: ClassVar[str] = "first"
 
@@ -83,6 +85,8 @@ class FirstSpike(Neuron):
 
     def check(self, window: int) -> None:
         """`UsageError` for a window that cannot hold two values a factor two apart, as base-2 should."""
+        if self.continuous and window != 1:
+            raise UsageError(f"time is continuous, there is no window of {window} steps", hint="-T 1")
         if self.form == "base-2" and window - 1 < self.reach(window):
             least = int(self.tau or 1) + 1
             raise UsageError(
@@ -95,7 +99,7 @@ class FirstSpike(Neuron):
     def limit(self) -> Tensor:
         if not self.continuous:
             return self.calibrated()
-        limit = self.slack * self.calibrated()
+        limit = self.slack * self.calibrated().amax()  # a layer has one window
         return limit if self.ceiling is None else limit.clamp(max=self.ceiling)
 
     def times(self, current: Tensor, window: int) -> Tensor:
@@ -125,7 +129,7 @@ class FirstSpike(Neuron):
 
     def quantised(self, x: Tensor, ranges: Tensor, timesteps: int) -> Tensor:
         if self.continuous:
-            return x.clamp(min=0).minimum(self.slack * ranges)
+            return x.clamp(min=0).minimum(self.slack * ranges.amax())
         return fire_once(x, ranges, timesteps, self.form, self.tau, self.coder)
 
     @property
@@ -138,7 +142,6 @@ class FirstSpike(Neuron):
         scale = f"{name}.threshold"
         if not self.continuous:
             return f"fire_once({current}, {scale}, timesteps, {self.form!r}, {self.tau!r}, {self.coder!r})"
-        limit = f"{self.slack!r} * {scale}"
+        limit = f"{self.slack!r} * {scale}.amax()"
         limit = limit if self.ceiling is None else f"({limit}).clamp(max={self.ceiling!r})"
         return f"fire_in_time({current}, {limit})"
-
