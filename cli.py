@@ -118,6 +118,12 @@ def recorded(command: click.Command) -> dict[str, Any]:
     return {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
 
 
+def asked(ctx: click.Context) -> frozenset[str]:
+    """The parameters that stand on the command line."""
+    written = click.core.ParameterSource.COMMANDLINE
+    return frozenset(name for name in ctx.params if ctx.get_parameter_source(name) is written)
+
+
 OF_THE_MOMENT = ("directory", "search", "resume", "force", "config", "as_json", "quiet", "verbose")
 """Parameters that are no part of what a run computes."""
 COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
@@ -138,6 +144,35 @@ DATA = options(
     click.option("--data-root", metavar="DIR", help="Where torchvision data sets are."),
 )
 SAMPLES = click.option("--samples", type=COUNT, help="How many to measure on. [default: all]")
+CODE = options(
+    click.option(
+        "--code",
+        type=click.Choice(["rate", "first-spike"]),
+        default="rate",
+        show_default=True,
+        help="What spikes say: how many come, or when the one of a neuron comes.",
+    ),
+    click.option(
+        "--window",
+        type=Written("windows"),
+        metavar="T,…",
+        help="For code first-spike: steps of a window, or continuous. [default: 8,16,24,32,64]",
+    ),
+    click.option(
+        "--kernel",
+        type=click.Choice(["base-2", "linear"]),
+        help="For code first-spike: what a later spike is worth. [default: base-2; continuous: linear]",
+    ),
+    click.option("--tau", type=float, help="For kernel base-2: steps that halve a spike. [default: T/6]"),
+    click.option(
+        "--coder", type=click.Choice(["round", "floor"]), help="For code first-spike. [default: round]"
+    ),
+    click.option(
+        "--slack",
+        type=float,
+        help="For window continuous: reach, in largest activations calibrated. [default: 1.5]",
+    ),
+)
 NETWORK = options(
     click.option(
         "--input-shape",
@@ -208,6 +243,7 @@ def inspect(**given: Any) -> int:
     metavar="T,…",
     help="Read out after these steps.",
 )
+@CODE
 @click.option(
     "--schedule",
     type=click.Choice(["stream", "pipelined"]),
@@ -327,7 +363,7 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     from converter import commands
 
     run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
-    commands.convert(given, calibrators, run)
+    commands.convert({**given, "asked": asked(ctx)}, calibrators, run)
 
 
 def same(command: click.Command, **defaults: Any) -> list[click.Parameter]:
@@ -357,7 +393,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     from converter import commands
 
     run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
-    commands.tune(given, calibrators, run)
+    commands.tune({**given, "asked": asked(ctx)}, calibrators, run)
 
 
 @main.command(
@@ -530,7 +566,7 @@ def diagnose(**given: Any) -> None:
 @click.argument(
     "kind",
     required=False,
-    metavar="[ops|passes|calibrators|recipes|neurons|weights|encodings|exporters]",
+    metavar="[ops|passes|calibrators|recipes|codes|kernels|neurons|weights|encodings|exporters]",
 )
 def list_(kind: str | None) -> None:
     """Say what there is to choose from."""

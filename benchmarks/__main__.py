@@ -13,6 +13,10 @@ BENCHMARKS = {
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
     "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),
     "training": ("training", "what does a network gain that was trained for its conversion?"),
+    "first-spike": (
+        "first_spike",
+        "how accurate is a first-spike network for each window, and how soon does it answer?",
+    ),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

@@ -15,8 +15,8 @@ from converter.errors import DataError
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.observe import Batches, activations_of
-from converter.spike_bits import packed
 from converter.segments import Kept, Runner, Segment, segments
+from converter.spike_bits import packed
 from converter.unroll import run_of
 
 

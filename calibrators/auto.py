@@ -24,6 +24,7 @@ from calibrators.least_squares import LeastSquares
 from converter.errors import DataError, UsageError
 from converter.graph import Graph
 from converter.neurons import Neuron
+from converter.neurons.first_spike import FirstSpike
 from converter.observe import Batches
 from converter.unroll import run_of, unroll
 
@@ -31,6 +32,7 @@ FULL = ("least-squares", "coordinate", "reconstruction", "coordinate")
 MEANS = ("least-squares", "bias-correction", "reconstruction")
 CHAINS = {
     "pipelined": (MEANS, ("least-squares", "bias-correction"), ("least-squares",)),
+    "continuous": (("maximum",),),
     "binary": (FULL, FULL[:2], ("least-squares", "bias-correction"), ("least-squares",)),
     "other": (MEANS, ("least-squares", "bias-correction"), ("least-squares",)),
 }
@@ -75,7 +77,16 @@ class Auto:
             why = f"percentile: T = {self.timesteps} is above {LONG}"
             return [("percentile", self._made("percentile"))], why
         kinds = sorted({node.op.spikes for node in graph if isinstance(node.op, Neuron)})
-        kind = "pipelined" if self.schedule == "pipelined" else "binary" if kinds == ["binary"] else "other"
+        exact = any(isinstance(node.op, FirstSpike) and node.op.continuous for node in graph)
+        kind = (
+            "continuous"
+            if exact
+            else "pipelined"
+            if self.schedule == "pipelined"
+            else "binary"
+            if kinds == ["binary"]
+            else "other"
+        )
         each, room = self._timed(graph, batches)
         best, *_ = CHAINS[kind]
         able = [c for c in CHAINS[kind] if all(room.learnt >= NEEDED.get(name, 1) for name in c)]

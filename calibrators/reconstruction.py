@@ -111,7 +111,7 @@ def pull(layer: Layer, quantum: Tensor) -> Tensor:
     `quantum`: what one spike adds to the mean. Within half of one of all it can say, a neuron says all.
     """
     neuron, spoken, mean = layer.neuron, layer.said(), (layer.currents + layer.shift).mean(0)
-    full = neuron.most * neuron.calibrated()
+    full = neuron.limit()
     slope = -neuron(-torch.ones_like(full))
     gain = torch.where((mean < 0) & (slope != 0), slope, 1.0)
     reach = torch.where(mean < 0, neuron(-full), neuron(full))

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from converter.first_spike import FirstSpikeModel
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.ops import Affine, BatchNorm, MaxPool, ReduceMax
 from converter.quantise import Synapse, weight_bytes
 from converter.reference import same_tensors
-from converter.report import Trial
+from converter.report import Layer, Trial
 from converter.schedules import Model
 from converter.stateful import Stateful
 from converter.temporal_bias import TemporalBias
@@ -68,6 +69,18 @@ def said_of_search(trials: Sequence[Trial]) -> str:
     return f"{tried}, {nearer} in trial {trials.index(best) + 1} ({turned})"
 
 
+def clipping_warning(model: Model, layers: Sequence[Layer]) -> str | None:
+    """What activations beyond their window do to a code in continuous time, which is exact up to there."""
+    beyond = [layer for layer in layers if layer.clipped]
+    if not (isinstance(model, FirstSpikeModel) and model.continuous and beyond):
+        return None
+    worst = max(beyond, key=lambda layer: layer.clipped)
+    return (
+        f"activations beyond their window were clipped in {len(beyond)} layers, in {worst.name} "
+        f"{100 * worst.clipped:.2g} % of them: the answers are not exactly the ANN's; --slack widens windows"
+    )
+
+
 def analog_words(model: Model, kept: Sequence[str]) -> tuple[str, ...]:
     """Every op that runs in floating point, and why it may."""
     head = [f"{n.op.kind} '{n.name}': after the last neuron, on the mean output" for n in model.plan.head]
@@ -91,11 +104,18 @@ def pooling_words(model: Model, ann: Graph) -> tuple[str, ...]:
     how = {
         **dict.fromkeys(once, "the maximum of a constant current, computed once"),
         **dict.fromkeys(often, "the change of the maximum of the summed inputs, lossless"),
+        **{n: EARLIEST for n in often if isinstance(model, FirstSpikeModel) and spikes_alone(n.inputs[0])},
     }
     return tuple(f"{n.op.kind} '{n.name}': {moved.get(n, '')}{said}" for n, said in how.items())
 
 
 POOLS = MaxPool | ReduceMax
+EARLIEST = "the earliest spike of its window wins, which carries the largest value: exact"
+
+
+def spikes_alone(node: Node) -> bool:
+    """Whether a value is the spikes of neurons of one layer as they are, pooled perhaps."""
+    return isinstance(node.op, Neuron) or (isinstance(node.op, MaxPool) and spikes_alone(node.inputs[0]))
 
 
 def pools_before(node: Node) -> list[Node]:

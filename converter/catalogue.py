@@ -23,7 +23,18 @@ PACKAGES = {
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
 }
-KINDS = tuple(PACKAGES)
+TOLD = {
+    "codes": {
+        "rate": "How many spikes come, and how large they are, is the value; any --schedule.",
+        "first-spike": "When the one spike of a neuron comes is the value; a window for each layer in a row.",
+    },
+    "kernels": {
+        "base-2": "Of first spikes: a spike at step k of its window carries 2^(-k/tau) of the scale.",
+        "linear": "Of first spikes: it carries (T - k)/T of the scale; exact in continuous time.",
+    },
+}
+"""What has no file of its own."""
+KINDS = (*TOLD, *PACKAGES)
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -40,8 +51,7 @@ def chosen(kind: str | None) -> tuple[str, ...]:
 
 def page(kind: str) -> str:
     """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
-    package = PACKAGES[kind]
-    told = {name: sentence(package, name) for name in names(package)}
+    told = TOLD.get(kind) or {name: sentence(PACKAGES[kind], name) for name in names(PACKAGES[kind])}
     operators = families() if kind == "ops" else {}
     width = max(map(len, told))
     lines = [kind]

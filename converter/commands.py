@@ -22,7 +22,7 @@ from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import batch_that_fits, measure
 from converter.neurons import neurons
-from converter.passes import apply
+from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
 from converter.rate import refuse_early
 from converter.registry import Registry
@@ -32,6 +32,13 @@ Options = Mapping[str, Any]
 EMBEDDED = "digits"
 SEARCH = ("trials", "groups", "spike_weight", "jobs", "search")
 """The options of a search."""
+FIRST_SPIKE = "first-spike"
+OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack"}
+"""Options of the first-spike code, and the fields of its neuron that they set."""
+OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
+"""Options of the rate code."""
+WINDOWS = (8, 16, 24, 32, 64)
+"""Steps of a window, unless they are asked for."""
 VERIFIED = 8
 """How many samples `--verify` compares."""
 
@@ -69,7 +76,7 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
     """Convert, write the artefact with `run` as its run.toml, print the curve."""
     target = Path(given["directory"])
     refuse_directory(target, given["force"])
-    given = {**given, "calibrator": calibrator_names(given)}
+    given = {**given, **code_options(given), "calibrator": calibrator_names(given)}
     kinds = [calibrators[name] for name in given["calibrator"]]
     chosen = calibrator_options(kinds, given)
     neuron, neuron_options = neuron_of(given)
@@ -206,7 +213,8 @@ def diagnose(given: Options) -> None:
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     path, settings = model_path(given["model"]), stored.report["settings"]
     shapes = {name: tuple(shape) for name, shape in settings["input_shapes"].items()}
-    ann, _ = apply(load(path, shapes=shapes, outputs=settings["outputs"]).verify())
+    kind = neurons[settings["neuron"]]
+    ann, _ = apply(load(path, shapes=shapes, outputs=settings["outputs"]).verify(), pipeline_for(kind()))
     if sha256(path) != stored.report["model"]["sha256"]:
         warn(given, f"{path} is not byte for byte the file that {given['artefact']} was converted from")
     model = stored.model.to(target)
@@ -258,8 +266,39 @@ def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, 
     )
 
 
+def code_options(given: Options) -> dict[str, Any]:
+    """What the code asked for makes of the options; `UsageError` for those that belong to the other one."""
+    if given["code"] != FIRST_SPIKE:
+        for name in ("window", *OF_FIRST_SPIKE):
+            if given[name] is not None:
+                raise UsageError(
+                    f"--{name} belongs to the first-spike code", hint=f"--code {FIRST_SPIKE} --{name} …"
+                )
+        return {}
+    for name in OF_RATES:
+        if given[name] is not None and name in given["asked"]:
+            raise UsageError(
+                f"--{name} belongs to the rate code, in which a neuron spikes many times",
+                hint="--window gives the steps of first spikes" if name == "timesteps" else "--code rate",
+            )
+    window = given["window"] or WINDOWS
+    continuous = window == config.CONTINUOUS
+    if continuous and given["kernel"] is None:
+        given = {**given, "kernel": "linear"}
+    return {
+        "timesteps": (1,) if continuous else window,
+        "schedule": "pipelined",
+        "kernel": given["kernel"],
+    }
+
+
 def neuron_of(given: Options) -> tuple[str, dict[str, Any]]:
     """The neuron that stands for a ReLU, and its options."""
+    if given["code"] == FIRST_SPIKE:
+        return FIRST_SPIKE, {
+            "continuous": given["window"] == config.CONTINUOUS,
+            **{field: given[name] for name, field in OF_FIRST_SPIKE.items() if given[name] is not None},
+        }
     if given["spikes"] is not None and given["neuron"] is not None:
         raise UsageError("--spikes chooses a neuron and so does --neuron", hint="give one of them")
     name, levels = config.neuron_for(given["spikes"] or "binary")

@@ -82,6 +82,15 @@ def steps(value: Any) -> tuple[int, ...]:
     return found
 
 
+CONTINUOUS = "continuous"
+"""The window of first spikes in continuous time."""
+
+
+def windows(value: Any) -> tuple[int, ...] | str:
+    """`8,16` or a list -> (8, 16); `continuous` as it stands."""
+    return CONTINUOUS if value == CONTINUOUS else steps(value)
+
+
 def channels(value: Any) -> tuple[float, ...]:
     """`0.5` or `0.4,0.5,0.6` or a list -> the numbers."""
     return _numbers(value, float)

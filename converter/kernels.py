@@ -5,11 +5,13 @@ A layer's scale is θ₀, its window T steps, its kernel a falling row κ(0) = 1
     a spike at step k carries θ₀·κ(k), no spike carries 0
     a membrane u spikes at the first step k with u ≥ θ₀·ϑ(k), once
 
-    base-2    κ(k) = 2^(−k/τ)       ϑ(k) = 2^(−(k+½)/τ) rounds to the nearest in the logarithm, 2^(−k/τ) floors
-    linear    κ(k) = (T−k)/T        ϑ(k) = (T−k−½)/T    rounds to the nearest,                  (T−k)/T floors
+    base-2    κ(k) = 2^(−k/τ)     ϑ(k) = 2^(−(k+½)/τ): to the nearest in the logarithm; or κ(k): the floor
+    linear    κ(k) = (T−k)/T      ϑ(k) = (T−k−½)/T: to the nearest;                     or κ(k): the floor
 
-In continuous time the linear kernel is exact, T → ∞. Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); flooring by all of a step. Spikes are
-found by comparison with the row, never with a logarithm, so what was decoded encodes to the same step.
+Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); the floor by all of a step. In continuous
+time, T → ∞, the linear kernel is exact. Spikes are found by comparison with the row, never with a logarithm,
+so what was decoded encodes to the same step.
+
 Pure functions of tensors: base-2 is the kernel of conversion-aware training (Lew et al., DAC 2022).
 """
 
@@ -57,7 +59,7 @@ def spike_values(steps: Tensor, scale: Tensor, worth: Tensor) -> Tensor:
 def fire_once(
     membrane: Tensor, scale: Tensor, window: int, kernel: str, tau: float | None, coder: str
 ) -> Tensor:
-    """What the one spike of each neuron carries, 0 where there is none; `tau` None is window / 6."""
+    """What the one spike of each neuron carries, 0 for none; `tau` None is window / 6."""
     reach = tau or window / 6
     steps = spike_steps(membrane, scale, kernel_thresholds(kernel, window, reach, coder))
     return spike_values(steps, scale, kernel_values(kernel, window, reach))
@@ -87,5 +89,5 @@ def decode(steps: Tensor, theta0: Tensor, tau: float, window: int) -> Tensor:
 
 
 def quantise(z: Tensor, theta0: Tensor, tau: float, window: int, coder: str = "round") -> Tensor:
-    """Base-2: what a neuron that integrated `z` says, decode(encode(z)): clipped at θ₀, 0 below the window."""
+    """Base-2: what a neuron that integrated `z` says, decode(encode(z)): at most θ₀, 0 below the window."""
     return decode(encode(z, theta0, tau, window, coder), theta0, tau, window)

@@ -50,7 +50,7 @@ class LayerSums:
 
     def add(self, neuron: Neuron, activation: Tensor, mean: Tensor, fired: Tensor) -> None:
         """One batch: the ANN's activation, the spikes' mean over time, how many each neuron emitted."""
-        above = neuron.magnitude(activation) > neuron.most * neuron.calibrated() * (1 + 1e-6)
+        above = neuron.magnitude(activation) > neuron.limit() * (1 + 1e-6)
         positive = activation > 0
         self.spikes += float(fired.sum())
         self.clipped += float(above.sum())
@@ -205,7 +205,7 @@ def measure(
         for node, sums in layers.items():
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            sums.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired[node])
+            sums.add(neuron, activations[node.name], model.mean(watch.sums[node], last), watch.fired[node])
         active += float(watch.active)
         labelled = labelled and labels is not None
         ann_right += count_right(choice, labels) if labels is not None else 0.0

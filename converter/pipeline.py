@@ -19,26 +19,31 @@ from torch import Tensor
 from converter import quantise, schedules, weights
 from converter.account import (
     analog_words,
+    clipping_warning,
     pooling_words,
     said_of_change,
     said_of_search,
     said_of_weights,
 )
 from converter.data import Source, range_warning, split
+from converter.decision import decisions
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
+from converter.first_spike import FirstSpikeModel
 from converter.fixed_point import fixed_point
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.observe import Batches
-from converter.passes import apply
+from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, Layer, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
+DECIDED = 1000
+"""On so many samples early answers are measured, at most."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples or steps done, of how many)."""
 
@@ -135,11 +140,11 @@ def convert(
     torch.manual_seed(settings.seed)
     ann, file = load_with_source(path, shapes=settings.input_shapes, outputs=settings.outputs)
     clock.lap("import")
-    graph, applied = apply(ann.verify())
-    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     prototype = neurons[settings.neuron](**settings.neuron_options)
+    graph, applied = apply(ann.verify(), pipeline_for(prototype))
+    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     graph = Spike(prototype, settings.keep_analog)(graph)
-    schedules.check_graph(graph, settings.schedule)
+    schedules.check_graph(graph, settings.schedule, settings.timesteps)
     clock.lap("passes")
 
     device = settings.torch_device()
@@ -206,11 +211,14 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = (
-        (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
-    )
+    pairs = on(data.batches(parts.measurement, size), device)
     measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
     clock.lap("measurement")
+    decided: tuple[Decision, ...] = ()
+    if isinstance(model, FirstSpikeModel):
+        early = data.batches(parts.measurement[:DECIDED], size)
+        decided = decisions(model, inputs(), on(early, device), max(settings.timesteps))
+        clock.lap("early decision")
 
     report = Report(
         model=model_facts(Path(path), file, ann, graph),
@@ -229,12 +237,13 @@ def convert(
         analog=analog_words(model, settings.keep_analog),
         pooling=pooling_words(model, ann),
         timing=schedules.words(model),
+        decisions=decided,
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
         layers=layers_with(measured.layers, quantise.by_layer(graph, off)) if off else measured.layers,
         metrics={**measured.metrics, "weights": quantise.facts(graph, settings.weights, off)},
         versions=versions(),
-        warnings=(warning,) if warning else (),
+        warnings=tuple(filter(None, (warning, clipping_warning(model, measured.layers)))),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
@@ -244,6 +253,11 @@ def convert(
 def layers_with(layers: Sequence[Layer], errors: Mapping[str, float]) -> tuple[Layer, ...]:
     """The layers, each with the error of the weights before it."""
     return tuple(replace(layer, weight_error=errors[layer.name]) for layer in layers)
+
+
+def on(batches: Labelled, device: torch.device) -> Labelled:
+    """The same inputs and labels on `device`."""
+    return ((x.to(device), y if y is None else y.to(device)) for x, y in batches)
 
 
 class Clock:

@@ -125,6 +125,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """Of a first-spike network, what the read-out answers as soon as one output leads by enough."""
+
+    window: int
+    """Steps of a window."""
+    margin: float
+    """How large a lead is asked for, in mean leads of calibration samples at the end of the window."""
+    accuracy: float | None
+    agreement: float
+    """Share of samples answered as at the end of the window."""
+    steps: float
+    """Steps of the read-out's own window until the answer, averaged over the samples."""
+    latency: float
+    """Steps from the image to the answer, averaged."""
+    samples: int = 0
+    chosen: bool = False
+    """Whether it is the margin to take: twice that under which no calibration sample changed its answer."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a run can say of itself. `analog` names ops left in floating point, and why."""
 
@@ -145,6 +165,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     timing: tuple[str, ...] = ()
     """How the layers share the time, in words, where they do not all fire at every step."""
+    decisions: tuple[Decision, ...] = ()
+    """Early answers of a first-spike network, by rising margin."""
     date: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA

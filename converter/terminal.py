@@ -20,7 +20,7 @@ from converter.diagnose import Diagnosis
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
-from converter.report import Point, Report, plain
+from converter.report import Decision, Point, Report, plain
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -98,11 +98,27 @@ def curve(points: Sequence[Point], ann_accuracy: float | None) -> Table:
     return made
 
 
+def decisions(rows: Sequence[Decision]) -> list[Any]:
+    """What is answered early, the margins a line each; nothing where nothing is."""
+    if not rows:
+        return []
+    made = table("margin", "accuracy", "as at the end", "steps of the last window", "latency")
+    for row in rows:
+        shares = words.percent(row.accuracy), words.percent(row.agreement)
+        style = "bold" if row.chosen else None
+        made.add_row(f"{row.margin:g}", *shares, f"{row.steps:.1f}", f"{row.latency:.1f}", style=style)
+    return [
+        made,
+        f"early answers with windows of {rows[0].window} steps, {rows[0].samples} samples",
+    ]
+
+
 def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     """The result of a conversion; with `every`, each layer, and what was done to the network."""
     shown: list[Any] = [curve(report.curve, report.ann_accuracy)]
     if every:
         shown.append(layers([asdict(layer) for layer in report.layers]))
+        shown += decisions(report.decisions)
         shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
         shown += map(escape, (*report.timing, *report.pooling, *report.analog))
     else:
@@ -110,6 +126,7 @@ def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     return [
         *shown,
         escape(f"{report.model.name}: {words.headline(report)}"),
+        *map(escape, filter(None, [words.early(report)])),
         escape(f"calibrated on {report.data.calibration}; measured on {report.data.measurement}"),
         escape(f"the page: {target / 'report.html'}"),
     ]

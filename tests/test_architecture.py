@@ -32,7 +32,11 @@ OWNERS = {
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.packed", "converter.view", *BASE}
 SPIKING = {"converter.stateful", "converter.neurons", "converter.encodings", "converter.cumulative"}
-SCHEDULES = {"converter.rate", "converter.window", "converter.pipelined", "converter.schedules"}
+SCHEDULES = {
+    *("converter.rate", "converter.window", "converter.pipelined", "converter.first_spike"),
+    "converter.schedules",
+}
+FIRST_SPIKE = {"converter.first_spike", "converter.kernels"}
 MENDING = {"converter.temporal_bias", "converter.withdrawal"}
 # package or module -> what of ours it may import at module level, its own private modules aside
 ALLOWED = {
@@ -42,10 +46,11 @@ ALLOWED = {
     "converter.divergence": set[str](),
     "converter.packed": set[str](),
     "converter.graph": {"converter.packed", *BASE},
+    "converter.kernels": set[str](),
     "converter.view": LEAVES,
     "converter.ops": LEAVES,
     "converter.stateful": LEAVES,
-    "converter.neurons": {"converter.stateful", *LEAVES},
+    "converter.neurons": {"converter.stateful", "converter.kernels", *LEAVES},
     "converter.temporal_bias": {"converter.stateful", *LEAVES},
     "converter.withdrawal": {"converter.stateful", *LEAVES},
     "converter.encodings": LEAVES,
@@ -59,6 +64,9 @@ ALLOWED = {
     "converter.rate": {*SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
     "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
+    "converter.first_spike": {*SCHEDULES, "converter.kernels", *SPIKING, *LEAVES},
+    "converter.decision": {"converter.report", *FIRST_SPIKE, *SPIKING, *LEAVES},
+    "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
     "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},

@@ -175,6 +175,20 @@ def settling(report: Report) -> str:
     return f"{since} it stays within half a point of the ANN."
 
 
+def early(report: Report) -> str:
+    """What early answers of first spikes save at the margin that was chosen, in a sentence; or empty."""
+    chosen = next((d for d in report.decisions if d.chosen), None)
+    if chosen is None:
+        return ""
+    what = "agreement with the end" if chosen.accuracy is None else "accuracy"
+    value = chosen.agreement if chosen.accuracy is None else chosen.accuracy
+    return (
+        f"Answered as soon as one output leads by enough, {chosen.steps:.1f} of the {chosen.window} steps of "
+        f"the last window are needed on average ({chosen.latency:.1f} from the image): {what} "
+        f"{percent(value)}."
+    )
+
+
 def late(curve: Sequence[Point]) -> bool:
     """Whether an answer takes longer than the steps it is made of, so that its latency is worth saying."""
     return any(point.latency not in (None, point.timesteps) for point in curve)
