@@ -22,7 +22,7 @@ OWNERS = {
     "click": {"cli"},
     "onnx": {
         *("converter.importer", "converter.onnx_file", "converter.constants"),
-        "converter.exporters.onnx",
+        *("converter.exporters.onnx", "converter.exporters._onnx"),
     },
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
