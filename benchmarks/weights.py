@@ -26,7 +26,7 @@ from converter.errors import ConversionError
 from converter.graph import Graph
 from converter.importer import load
 from converter.passes import apply
-from converter.pipeline import Settings, convert
+from converter.pipeline import Calibrate, Settings, convert
 from converter.quantise import errors, quantise, weight_bytes
 from converter.weights import parse
 
@@ -59,7 +59,7 @@ def row(preset: Preset, name: str, seed: int) -> dict[str, Any]:
         asked = Settings(
             neuron=neuron, weights=name, timesteps=(timesteps,), seed=seed, samples=preset.samples
         )
-        chain = [
+        chain: list[tuple[str, Calibrate]] = [
             ("least-squares", LeastSquares(timesteps)),
             ("bias-correction", BiasCorrection(timesteps)),
         ]

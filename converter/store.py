@@ -96,7 +96,7 @@ def packed_of(node: Node) -> Packed | None:
 
 def code_tensors(model: Model) -> dict[str, Tensor]:
     """The codes of all weights that are held as such, `layer.codes` and `layer.scale`."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for node in model.graph:
         if packed := packed_of(node):
             name = model.names[node.name]

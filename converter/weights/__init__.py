@@ -64,6 +64,17 @@ class Format:
     def whole(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The same values as whole numbers, int64, times 2 to an exponent, int64 [channels]."""
 
+    @property
+    def table(self) -> tuple[int, ...]:
+        """The values of one octave where a code is an exponent; empty where it is a number."""
+        return ()
+
+    def start(self, scale: Tensor) -> Tensor:
+        """For codes that are exponents, the q that the code ±1 has in `whole`: the value is LUT[q mod n] <<
+        ⌊q / n⌋ with n = len(table), one less with each exponent.
+        """
+        return torch.zeros_like(scale, dtype=torch.int64)
+
     def quantise(self, rows: Tensor) -> Tensor:
         """The nearest values of the format for `rows` [channels, weights]."""
         return self.decode(*self.encode(rows)).to(rows)
