@@ -86,10 +86,10 @@ def test_one_neuron_by_hand() -> None:
     program = program_of(fixed_point(one, 2.0))
     grid, weigh, fire, _ = program.instructions
     assert [i.kind for i in program.instructions] == ["input", "weigh", "fire", "weigh"]
-    assert (grid.exponent, weigh.exponent, fire.exponent) == (2 - 11, -9 - 12, -6)
+    assert (grid.exponent, weigh.exponent, fire.exponent) == (2 - 9, -7 - 12, -6)
     assert weigh.tensors["codes"].tolist() == [[127]]
     assert weigh.tensors["factor"].tolist() == [16]
-    assert fire.tensors["threshold"].tolist() == 1 << 21
+    assert fire.tensors["threshold"].tolist() == 1 << 19
     heard: list[int] = []
 
     def listen(name: str, value: Tensor) -> None:
