@@ -220,7 +220,11 @@ def inspect(**given: Any) -> int:
     return commands.inspect(given)
 
 
-@main.command(epilog=EXAMPLE + "  ann2snn convert digits -o digits.snn --data digits -T 1,2,4,8,16,32")
+@main.command(
+    epilog=EXAMPLE
+    + "  ann2snn convert digits -o digits.snn --data digits -T 1,2,4,8,16,32\n"
+    + "  ann2snn convert digits -o small.snn --data digits -T 16 --spikes signed --weights log2:5"
+)
 @click.argument("model")
 @click.option(
     "-o", "directory", required=True, metavar="DIR", help="The directory to write, for example NAME.snn."

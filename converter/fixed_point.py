@@ -3,7 +3,7 @@
 Weights are that already. Here the rest follows, after the calibrators, so that the network which is measured
 is the network which an integer machine runs, spike for spike:
 
-    input       ⌊x / 2^e + ½⌋ · 2^e, with 11 bits up to the largest input of the calibration data
+    input       ⌊x / 2^e + ½⌋ · 2^e, with 9 bits up to the largest input of the calibration data
     threshold   θ_c = m_c · 2^k, m_c = 1 … 127 and 64 or more in the layer's largest channel
     initial     a multiple of 2^-8 thresholds
     bias        a multiple of the unit of what it is added to: a weight's last bit times its input's
@@ -41,7 +41,7 @@ from converter.ops import (
 from converter.quantise import held, transposed_groups
 from converter.weights import by_channel, parse
 
-INPUT_BITS = 11
+INPUT_BITS = 9
 """Bits of the largest input of the calibration data, beside its sign; what is larger has more."""
 PAYLOAD_BITS = 7
 """Bits of a spike's worth: 1 … 127, so that a signed one fits into a byte."""

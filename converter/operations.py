@@ -17,6 +17,7 @@ from torch import Tensor
 from converter.errors import Refusal
 from converter.graph import Node, batch_axes, size_of
 from converter.ops import Conv, ConvTranspose, Linear
+from converter.quantise import weight_bytes
 from converter.rate import SpikingModel
 
 PICOJOULE_MAC = 4.6
@@ -27,6 +28,12 @@ ENERGY_ASSUMPTION = (
     "the analog first layer is computed once an image; "
     "a spike of several levels counts as one accumulate for each of its bits, a burst as all of its spikes"
 )
+
+
+def saved(graph: Iterable[Node]) -> int:
+    """The bytes by which weights held as codes are smaller than as floats."""
+    nodes = [n for n in graph if isinstance(n.op, Conv | ConvTranspose | Linear) and n.op.packed is not None]
+    return sum(4 * n.op.tensors()["weight"].numel() for n in nodes) - weight_bytes(nodes)
 
 
 def fan_out_of(node: Node) -> Tensor:
@@ -76,7 +83,7 @@ def summary(
     macs_ann, macs_static = macs_of(ann), macs_of(model.plan.static)
     neurons = sum(size_of(n.shape) for n in model.neurons)
     return {
-        "footprint": sum(t.numel() * t.element_size() for t in tensors),
+        "footprint": sum(t.numel() * t.element_size() for t in tensors) - saved(model.graph),
         "connection_sparsity": 1
         - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
         "activation_sparsity": 1 - active / timesteps,

@@ -190,7 +190,7 @@ def convert(
         steps.append(Step(name, options, said, trials))
         clock.lap(name)
 
-    if format is not None:
+    if format is not None and encodings[settings.encoding].constant:
         graph = fixed_point(quantise.check(graph), max(abs(low), abs(high)))
         said = "input, thresholds, first membranes and biases are whole numbers times powers of two"
         steps.append(Step("fixed-point", {}, said))

@@ -6,7 +6,7 @@ biases for the weights that there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -92,7 +92,7 @@ def by_layer(graph: Graph, found: Mapping[str, float]) -> dict[str, float]:
     return told
 
 
-def weight_bytes(graph: Graph) -> int:
+def weight_bytes(graph: Iterable[Node]) -> int:
     """What the weights take: codes at their bits and 2 bytes a scale, or 4 bytes a weight; biases apart."""
     total = 0.0
     for node in graph:

@@ -145,11 +145,14 @@ def evaluation(measured: Measurement, samples: str, *, every: bool) -> list[Any]
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The neurons, a layer a line; `rows` as in report.json."""
-    made = table("layer", "shape", "threshold", "rate", "error", "clipped", "silent", left=("layer", "shape"))
+    quantised = any(row["weight_error"] is not None for row in rows)
+    columns = ["threshold", "rate", "error", "clipped", "silent", *["weights"] * quantised]
+    made = table("layer", "shape", *columns, left=("layer", "shape"))
     for row in rows:
         low, high = row["threshold_min"], row["threshold_max"]
         threshold = f"{low:.3g}" if low == high else f"{low:.3g} … {high:.3g}"
-        shares = (words.percent(row[key]) for key in ("error", "clipped", "silent"))
+        keys = ("error", "clipped", "silent", *["weight_error"] * quantised)
+        shares = (words.percent(row[key]) for key in keys)
         made.add_row(escape(row["name"]), row["shape"], threshold, f"{row['firing_rate']:.3f}", *shares)
     return made
 

@@ -56,6 +56,13 @@ ALLOWED = {
     "converter.encodings": LEAVES,
     "converter.weights": LEAVES,
     "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
+    "converter.quantise": {"converter.ops", "converter.weights", *SPIKING, *LEAVES},
+    "converter.fixed_point": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
+    "converter.program": {
+        *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.rate"),
+        *("converter.weights", *SPIKING, *LEAVES),
+    },
+    "converter.integer": {"converter.fixed_point", "converter.ops", "converter.program", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},

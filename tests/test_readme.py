@@ -115,3 +115,19 @@ def test_the_short_runs_of_the_readme_are_those_measured() -> None:
     pairs = re.findall(r"([\d.]+) at T = (\d+)", told)
     assert len(pairs) >= 3
     assert pairs == [(peer[int(t)], t) for _, t in pairs]
+
+
+def test_the_quantised_weights_of_the_readme_are_those_measured() -> None:
+    head, rows = table("Quantised weights")
+    runs = [cell.split(", T = ") for cell in head[5:]]
+    kept = sorted((ROOT / "benchmarks" / "results").glob("weights-*.json"))
+    found = {}
+    for path in kept:
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            shown = {(run["spikes"], str(run["timesteps"])): run["accuracy"] for run in row["runs"]}
+            figures = [row["ann_accuracy"], *(shown[spikes, t] for spikes, t in runs)]
+            size = f"{row['footprint'] / 1000:.1f}"
+            facts = [f"{record['samples']:,}", row["weights"], size, *(f"{100 * f:.2f}" for f in figures)]
+            found[record["network"], row["weights"]] = facts
+    assert {(name, weights): [images, weights, *rest] for name, images, weights, *rest in rows} == found

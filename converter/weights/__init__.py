@@ -8,7 +8,7 @@ numbers times a power of two, so floating point holds them exactly, and adding t
     pow2:5       value = ± 2^(top − e)          the same in whole powers of two: a synapse is one shift
 
 Scale and top are chosen for the least squared error, so the few largest weights may be clipped. What has been
-quantised is quantised to itself again. No channel's scale lies more than 2^6 below its layer's largest, so
+quantised is quantised to itself again. No channel's scale lies more than 2^4 below its layer's largest, so
 that sums of all channels fit the same few bits.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from converter.errors import UsageError
 from converter.registry import Registry
 
-SPREAD = 6
+SPREAD = 4
 """Octaves that a channel's scale may lie below its layer's largest."""
 FLOAT = "float32"
 """Weights as they are: no format at all."""
@@ -63,6 +63,17 @@ class Format:
     @abstractmethod
     def whole(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The same values as whole numbers, int64, times 2 to an exponent, int64 [channels]."""
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """The values of one octave where a code is an exponent; empty where it is a number."""
+        return ()
+
+    def start(self, scale: Tensor) -> Tensor:
+        """For codes that are exponents, the q that the code ±1 has in `whole`: the value is LUT[q mod n] <<
+        ⌊q / n⌋ with n = len(table), one less with each exponent.
+        """
+        return torch.zeros_like(scale, dtype=torch.int64)
 
     def quantise(self, rows: Tensor) -> Tensor:
         """The nearest values of the format for `rows` [channels, weights]."""

@@ -63,11 +63,16 @@ class Lattice(Format):
 
     def whole(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Shifted so far that the smallest exponent of the format is a whole number in 2^-8."""
-        octave, entry = self._parts(codes.long(), scale.long())
-        lowest = (scale.long() - self.exponents + 1).div(self.steps, rounding_mode="floor")
+        octave, entry = self._parts(codes.long(), self.start(scale))
         table = torch.tensor(self.table, device=codes.device)
-        value = torch.where(codes == 0, 0, table[entry] << (octave - lowest[:, None]).clamp_min(0))
-        return codes.sign() * value, lowest - FRACTION
+        return codes.long().sign() * (table[entry] << octave), self._lowest(scale) - FRACTION
+
+    def start(self, scale: Tensor) -> Tensor:
+        return scale.long() - self.steps * self._lowest(scale)
+
+    def _lowest(self, scale: Tensor) -> Tensor:
+        """The octave of the smallest value of each channel."""
+        return (scale.long() - self.exponents + 1).div(self.steps, rounding_mode="floor")
 
     def _parts(self, codes: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
         """For each code its octave, and which entry of the table."""
