@@ -22,7 +22,7 @@ OWNERS = {
     "click": {"cli"},
     "onnx": {
         *("converter.importer", "converter.onnx_file", "converter.constants"),
-        "converter.exporters.onnx",
+        *("converter.exporters.onnx", "converter.exporters._onnx"),
     },
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
@@ -58,7 +58,7 @@ ALLOWED = {
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
     "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},
-    "converter.exporters": {*SCHEDULES, "converter.report", *SPIKING, *LEAVES},
+    "converter.exporters": {*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES},
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
