@@ -56,6 +56,22 @@ class Writer:
         """A node of one output, which is called `to`, or after the scope; its name."""
         return self.several(kind, inputs, (to,), **attributes)[0]
 
+    def cast(self, value: str, kind: int) -> str:
+        """`value` as numbers of another kind."""
+        made = self.add("Cast", value)
+        self.nodes[-1].attribute.append(helper.make_attribute("to", kind))
+        return made
+
+    def rename(self, value: str, name: str, since: int) -> str:
+        """`value`, computed by a node added after the first `since`, under another name; the new name."""
+        for node in self.nodes[since:]:
+            for names in (node.input, node.output):
+                for place, told in enumerate(names):
+                    if told == value:
+                        names[place] = name
+            node.name = node.output[0]
+        return name
+
     def several(
         self, kind: str, inputs: Sequence[str], to: Sequence[str | None], **attributes: Any
     ) -> tuple[str, ...]:

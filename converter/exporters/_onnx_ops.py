@@ -320,13 +320,20 @@ def _reach(
 
 @form(ops.MaxPool)
 def max_pool(w: Writer, node: Node, inputs: Sequence[str]) -> str:
-    """Padding is −∞, told explicitly, also where torch rounds the number of windows up."""
-    op, rank = _of(node, ops.MaxPool), len(node.shape) - 2
+    """Padding is −∞, told explicitly, also where torch rounds the number of windows up.
+
+    onnxruntime takes no padding as wide as the kernel, holes left out: the least number stands there instead.
+    """
+    op, rank, (x,) = _of(node, ops.MaxPool), len(node.shape) - 2, inputs
     first, _ = _ends(op.pad, rank)
     before = [a + b for a, b in zip(first, op.padding, strict=True)]
     after = _reach(node.inputs[0].shape[2:], op, op.dilation, node.shape[2:], before)
+    if any(max(b, a) >= k for b, a, k in zip(before, after, op.kernel, strict=True)):
+        least = w.number(float(np.finfo(np.float32).min))
+        x = w.add("Pad", x, w.integers(0, 0, *before, 0, 0, *after), least)
+        before, after = [0] * rank, [0] * rank
     told = {"kernel_shape": op.kernel, "strides": op.stride, "dilations": op.dilation}
-    return w.add("MaxPool", *inputs, **told, pads=[*before, *after])
+    return w.add("MaxPool", x, **told, pads=[*before, *after])
 
 
 @form(ops.AvgPool)
