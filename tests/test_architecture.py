@@ -22,7 +22,8 @@ OWNERS = {
     "click": {"cli"},
     "onnx": {
         *("converter.importer", "converter.onnx_file", "converter.constants"),
-        *("converter.exporters.onnx", "converter.exporters._onnx"),
+        *("converter.exporters.onnx", "converter.exporters.onnx_loop", "converter.exporters._onnx"),
+        *("converter.exporters._onnx_neurons", "converter.exporters._onnx_window"),
     },
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},

@@ -9,13 +9,17 @@ metadata say what the states are before the first step, and the rest (`_onnx_not
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
+from torch import Tensor
 
 from converter.errors import UsageError
+from converter.exporters._check import Check, Order
 from converter.exporters._onnx import OPSET, Writer, checked_opset, described, model_proto
 from converter.exporters._onnx_notes import notes, states
+from converter.exporters._onnx_run import check_step
 from converter.exporters._onnx_step import Step, write_step
 from converter.rate import RateModel
 from converter.schedules import Model
@@ -47,3 +51,15 @@ def export(model: Model, report: Mapping[str, Any], timesteps: int, *, opset: in
         outputs.append(described(w.add("Identity", made.states[held.name], to=held.next), held.shape))
     told = notes(model, report, timesteps, "step") | {"states": states(step.all)}
     return model_proto(w.graph(graph.name, inputs, outputs), w.opset, told)
+
+
+def write(model: Model, order: Order, path: Path) -> None:
+    """The file of `export`."""
+    made = export(model, order.report, order.timesteps, opset=order.opset or OPSET)
+    path.write_bytes(made.SerializeToString())
+
+
+def check(path: Path, model: Model, x: tuple[Tensor, ...], timesteps: int) -> Check:
+    """In onnxruntime."""
+    assert isinstance(model, RateModel)
+    return check_step(path, model, x, timesteps)
