@@ -22,7 +22,7 @@ from converter.graph import BATCH, Graph
 from converter.registry import did_you_mean
 from converter.schedules import Model
 
-FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop"}
+FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "pt2": "pt2"}
 """What `--to` names -> the module of `converter.exporters`."""
 SAMPLES = 4
 """How many samples an export is verified on."""
