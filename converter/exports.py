@@ -22,7 +22,7 @@ from converter.graph import BATCH, Graph
 from converter.registry import did_you_mean
 from converter.schedules import Model
 
-FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "pt2": "pt2"}
+FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2"}
 """What `--to` names -> the module of `converter.exporters`."""
 SAMPLES = 4
 """How many samples an export is verified on."""
@@ -42,7 +42,13 @@ def exporter(form: str) -> Exporter:
     """The exporter of a form. Raises `UsageError` when there is none."""
     if form not in FORMS:
         raise UsageError(f"nothing is exported to {form!r}", hint=did_you_mean(form, tuple(FORMS)))
-    return cast(Exporter, import_module(f"converter.exporters.{FORMS[form]}"))
+    try:
+        return cast(Exporter, import_module(f"converter.exporters.{FORMS[form]}"))
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"exporting to {form} needs the package {error.name}, which is not installed",
+            hint=f"pip install 'ann2snn[{form}]'",
+        ) from error
 
 
 def export(

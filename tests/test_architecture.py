@@ -28,7 +28,7 @@ OWNERS = {
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
-    "nir": {"converter.exporters.nir"},
+    "nir": {"converter.exporters.nir", "converter.exporters._nir_signals"},
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.view", *BASE}

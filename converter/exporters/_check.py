@@ -18,6 +18,7 @@ SPIKES = 1e-4
 """The share of spikes that may differ."""
 ROUNDING = 1e-4
 """How far answers may be apart where no spike differs, relative to the largest."""
+SAME = " (each step from the same states)"
 ANSWER = 0.02
 """How far where spikes may differ and cannot be seen."""
 
@@ -46,6 +47,8 @@ class Check:
     spikes: int = 0
     """How many values were compared spike by spike; 0 where spikes cannot be seen."""
     differing: int = 0
+    how: str = ""
+    """How spikes were compared, if not over a whole run."""
 
     @property
     def words(self) -> str:
@@ -53,7 +56,7 @@ class Check:
         steps = f"{self.timesteps} step{'s' * (self.timesteps > 1)}"
         said = f"verified in {self.where} on {self.samples} sample{'s' * (self.samples > 1)} over {steps}: "
         if self.spikes:
-            said += f"{self.differing:,} of {self.spikes:,} spikes differ (each step from the same states), "
+            said += f"{self.differing:,} of {self.spikes:,} spikes differ{self.how}, "
         return said + f"the largest difference of an answer is {self.difference:.1e} of its magnitude"
 
     def passed(self) -> Check:

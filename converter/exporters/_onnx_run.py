@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.exporters._check import Check, apart
+from converter.exporters._check import SAME, Check, apart
 from converter.exporters._onnx_step import Step
 from converter.graph import BATCH, Node
 from converter.rate import RateModel, State
@@ -69,7 +69,7 @@ def check_step(path: Path, model: RateModel, x: tuple[Tensor, ...], timesteps: i
                 spikes += heard[node.name].numel()
                 differing += int((made[node.name] != heard[node.name]).sum())
             worst = max(worst, *(apart(mine, made[n]) for n, mine in zip(outputs, readout, strict=False)))
-    return Check("onnxruntime", batch, timesteps, worst, spikes, differing)
+    return Check("onnxruntime", batch, timesteps, worst, spikes, differing, SAME)
 
 
 def _keep(heard: dict[str, Tensor]) -> Callable[[Node, Tensor], None]:

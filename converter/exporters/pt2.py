@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from converter.cumulative import telescope, telescope_mean
 from converter.errors import UsageError
-from converter.exporters._check import Check, Order, apart
+from converter.exporters._check import SAME, Check, Order, apart
 from converter.exporters._onnx_notes import notes, states
 from converter.exporters._onnx_step import Step
 from converter.graph import BATCH, Input, Node, Shape
@@ -145,4 +145,4 @@ def compare(program: Callable[..., Any], model: RateModel, x: Tensors, timesteps
             spikes += other.numel()
             differing += int((other != heard[node.name]).sum())
         worst = max(worst, *(apart(a, b) for a, b in zip(readout, answers, strict=True)))
-    return Check("torch", len(x[0]), timesteps, worst, spikes, differing)
+    return Check("torch", len(x[0]), timesteps, worst, spikes, differing, SAME)
