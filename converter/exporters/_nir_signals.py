@@ -104,7 +104,11 @@ class Signals:
         shape = node.shape[1:]
         threshold = _full(op.calibrated(), shape)
         initial = _full(op.init()[0], shape)
-        told = {"layer": node.name, "v_initial": _array(initial), "reset": "subtract" if op.reset == "soft" else "zero"}
+        told = {
+            "layer": node.name,
+            "v_initial": _array(initial),
+            "reset": "subtract" if op.reset == "soft" else "zero",
+        }
         made = nir.IF(
             r=np.ones(shape, dtype=np.float32),
             v_threshold=_array(threshold),

@@ -1,7 +1,7 @@
 """Neuromorphic Intermediate Representation (.nir): the graph for simulators and chips that read it.
 
 A neuron there emits 1, not its threshold θ: the weights that read it are multiplied by θ; where that is not
-possible, a Scale stands on the edge. What NIR leaves open is said in the metadata of the graph, `conventions`:
+possible, a Scale stands on the edge. What NIR leaves open is said in the metadata, `conventions`:
 
     v ← v + R·I each step (dt = 1);  spike where v ≥ v_threshold;  reset subtract: v ← v − v_threshold,
     reset zero: v ← v_reset;  the answer is the mean of the output over the steps
