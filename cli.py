@@ -422,6 +422,9 @@ def diagnose(**given: Any) -> None:
 @click.option(
     "--allow", multiple=True, metavar="WHAT", help="Write what the form says less exactly (it is named)."
 )
+@click.option(
+    "--maxpool", type=click.Choice(["average"]), help="Means instead of max-pools; --data says at what cost."
+)
 @click.option("--no-verify", is_flag=True, help="Do not run what was written beside the network.")
 @click.option("--data", metavar="SOURCE", help="Samples to verify on. [default: random, seeded]")
 @PREPARATION

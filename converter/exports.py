@@ -8,6 +8,7 @@ the model in memory, and renamed only if it is the same network.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -18,9 +19,10 @@ from torch import Tensor
 from converter.errors import UsageError
 from converter.exporters._check import Check, Order
 from converter.files import atomic_file
-from converter.graph import BATCH, Graph
+from converter.graph import BATCH, Graph, Node
+from converter.ops import AvgPool, MaxPool, ReduceMax, ReduceMean
 from converter.registry import did_you_mean
-from converter.schedules import Model
+from converter.schedules import Model, model_of
 
 FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2"}
 """What `--to` names -> the module of `converter.exporters`."""
@@ -69,6 +71,23 @@ def export(
     with atomic_file(target, force=force) as unfinished:
         chosen.write(model, order, unfinished)
         return None if x is None else chosen.check(unfinished, model, x, order.timesteps).passed()
+
+
+def averaged(model: Model) -> Model:
+    """`model` with the mean of each window in the place of its largest value: another network."""
+
+    def mean(node: Node) -> Node:
+        match node.op:
+            case MaxPool(kernel, stride, padding, dilation, ceil, pad):
+                if set(dilation) != {1} or pad or any(padding) or ceil:
+                    raise UsageError(f"{node.where} has holes or padding, so a mean does not take its place")
+                return replace(node, op=AvgPool(kernel, stride, padding))
+            case ReduceMax(dims, keep):
+                return replace(node, op=ReduceMean(dims, keep))
+        return node
+
+    time = {"schedule": model.schedule, "delay": model.delay, "seed": model.seed}
+    return model_of(model.graph.map(mean), model.encoding, **time)  # type: ignore[arg-type]
 
 
 def random_samples(graph: Graph, low: float, high: float, seed: int = 0) -> tuple[Tensor, ...]:

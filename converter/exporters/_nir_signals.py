@@ -123,19 +123,21 @@ class Signals:
         op = node.op
         assert isinstance(op, ops.Conv | ops.Linear)
         weight, bias = op.weight, torch.zeros(len(op.weight)) if op.bias is None else op.bias
-        if isinstance(op, ops.Conv) and (weight.dim() != 4 or (op.groups > 1 and len(given) > 1)):
-            raise Refusal("is a convolution that NIR has no node for, or of groups of joined values")
+        if isinstance(op, ops.Conv) and weight.dim() != 4:
+            raise Refusal("is a convolution in other than two dimensions")
+        if isinstance(op, ops.Conv):
+            weight = _whole(weight, op.groups)
         if isinstance(op, ops.Linear) and len(node.shape) != 2:
             raise Refusal("is a matrix on a dimension of many")
         sources: list[tuple[str, Tensor | None]] = []
         start = 0
         for place, part in enumerate(given):
-            width = part.shape[0] if isinstance(op, ops.Linear) or op.groups == 1 else weight.shape[1]
+            width = part.shape[0]
             columns = weight[:, start : start + width]
             start += width
             names, factor = self._common(part, spatial=isinstance(op, ops.Conv))
             if factor is not None:
-                columns = _absorbed(op, columns, factor)
+                columns = _absorbed(columns, factor)
             name = node.name if len(given) == 1 else f"{node.name}_{place}"
             own = bias if place == 0 else torch.zeros_like(bias)
             made = _conv(op, columns, own, part.shape) if isinstance(op, ops.Conv) else _affine(columns, own)
@@ -208,13 +210,19 @@ class Signals:
         return name
 
 
-def _absorbed(op: ops.Conv | ops.Linear, weight: Tensor, factor: Tensor) -> Tensor:
-    """The weights of each input channel times its factor; a group is a block of outputs."""
+def _whole(weight: Tensor, groups: int) -> Tensor:
+    """The same convolution without groups: nir 1.0.8 takes one group's channels for those of the input."""
+    out, each = len(weight) // groups, weight.shape[1]
+    full = weight.new_zeros(len(weight), each * groups, *weight.shape[2:])
+    for g in range(groups):
+        full[g * out : (g + 1) * out, g * each : (g + 1) * each] = weight[g * out : (g + 1) * out]
+    return full
+
+
+def _absorbed(weight: Tensor, factor: Tensor) -> Tensor:
+    """The weights of each input channel times its factor."""
     each = factor.reshape(len(factor), -1)[:, 0]
-    if isinstance(op, ops.Linear) or op.groups == 1:
-        return weight * each.reshape(1, -1, *[1] * (weight.dim() - 2))
-    blocks = each.reshape(op.groups, 1, -1).expand(-1, len(weight) // op.groups, -1)
-    return weight * blocks.reshape(len(weight), weight.shape[1], 1, 1)
+    return weight * each.reshape(1, -1, *[1] * (weight.dim() - 2))
 
 
 def _conv(op: ops.Conv, weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> nir.NIRNode:
@@ -224,7 +232,7 @@ def _conv(op: ops.Conv, weight: Tensor, bias: Tensor, shape: tuple[int, ...]) ->
         op.stride or (1, 1),
         op.padding or (0, 0),
         op.dilation or (1, 1),
-        op.groups,
+        1,
         _array(bias),
     )
 
