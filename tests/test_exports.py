@@ -27,7 +27,9 @@ def ann2snn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where digits.snn is."""
     where = tmp_path_factory.mktemp("exports")
-    words = "convert digits -o digits.snn --data digits -T 8 --calibrator percentile --samples 50".split()
+    words = shlex.split(
+        "convert digits -o digits.snn --data digits -T 8 --calibrator percentile --samples 50"
+    )
     done = ann2snn(where, *words)
     assert done.returncode == 0, done.stderr
     return where
@@ -47,7 +49,7 @@ def test_a_line_of_the_readme_does_what_it_says(line: str, folder: Path) -> None
 
 
 def test_what_cannot_be_said_is_refused_by_name_and_nothing_is_left(folder: Path) -> None:
-    done = ann2snn(folder, *"export digits.snn --to nir -o no.nir".split())
+    done = ann2snn(folder, *shlex.split("export digits.snn --to nir -o no.nir"))
     assert done.returncode == 1
     assert "MaxPool '/MaxPool'" in done.stderr
     assert "IntegrateFire '/Relu'" in done.stderr
@@ -72,7 +74,9 @@ def test_a_request_that_makes_no_sense_is_a_usage_error(words: str, said: str, f
 
 
 def test_the_result_is_a_document_where_asked_for(folder: Path) -> None:
-    words = "export digits.snn --to onnx -o d.onnx -T 4 --target loihi2 --data digits:test --json".split()
+    words = shlex.split(
+        "export digits.snn --to onnx -o d.onnx -T 4 --target loihi2 --data digits:test --json"
+    )
     told = json.loads(ann2snn(folder, *words).stdout)
     assert told["verified"]["timesteps"] == 4
     assert told["verified"]["differing"] <= 1
