@@ -19,7 +19,7 @@ from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import GateError, UsageError
 from converter.exporters._check import Order
-from converter.files import refuse_directory, refuse_file, sha256
+from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import batch_that_fits, measure

@@ -2,8 +2,8 @@
 
 Each form is a module of `converter.exporters` with `write(model, order, path)` and
 `check(path, model, x, timesteps)`. One that writes a folder has a `MARK`, the file by which it is known, and
-one with more to say of what it wrote a `note(path)`. The file is written beside its target, run there on a few samples against
-the model in memory, and renamed only if it is the same network.
+one with more to say of what it wrote a `note(path)`. The file is written beside its target, run there on a
+few samples against the model in memory, and renamed only if it is the same network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from converter.ops import AvgPool, MaxPool, ReduceMax, ReduceMean
 from converter.registry import did_you_mean
 from converter.schedules import Model, model_of
 
-FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2", "c": "c"}
+FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2", "c": "c", "compact": "compact"}
 """What `--to` names -> the module of `converter.exporters`."""
 SAMPLES = 4
 """How many samples an export is verified on."""

@@ -56,13 +56,11 @@ def refuse_file(target: Path, force: bool) -> None:
 
 
 @contextmanager
-def atomic_directory(
-    target: str | os.PathLike[str], force: bool = False, mark: str = MARK
-) -> Iterator[Path]:
+def atomic_directory(target: str | os.PathLike[str], force: bool = False, mark: str = MARK) -> Iterator[Path]:
     """Yield an empty directory to fill; it becomes `target` when the body ends without an exception.
 
-    An existing target is refused; with `force` one of ours (it holds a file `mark`) is replaced, and put back if that
-    fails. An `OSError` of the writing becomes `ArtefactError`; other exceptions pass.
+    An existing target is refused; with `force` one of ours (it holds a file `mark`) is replaced, and put
+    back if that fails. An `OSError` of the writing becomes `ArtefactError`; other exceptions pass.
     """
     target = Path(target).absolute()
     refuse_directory(target, force, mark)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from converter.errors import Refusal
+from converter.exporters._whole import one
 from converter.fixed_point import values_of
-from converter.graph import BATCH, Shape
 from converter.integer import along, computed
 from converter.ops import AvgPool, Linear
 from converter.program import Instruction, Program
@@ -39,11 +39,6 @@ class Bound:
     def held(self, steps: int) -> int:
         """The largest magnitude of a state after so many steps."""
         return self.start + steps * self.rise
-
-
-def one(shape: Shape) -> tuple[int, ...]:
-    """The shape for a single image."""
-    return tuple(d // BATCH if d >= BATCH else d for d in shape)
 
 
 def width(bound: int, least: int = 8) -> int:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor
 
-from converter.errors import Refusal
-from converter.exporters._bounds import Bound, one, width
+from converter.exporters._bounds import Bound, width
 from converter.exporters._c_text import Code, Table, count, fitting, kind, literal, said, spread
-from converter.ops import AvgPool, Conv, ConvTranspose, Linear, MaxPool, ReduceMax
+from converter.exporters._whole import gathered, one, scales, synapse, windows
+from converter.ops import Conv
 from converter.program import Instruction
 from converter.weights import parse
 
@@ -66,8 +67,7 @@ class Layer:
         """What it is, for a comment."""
         i = self.instruction
         shape = "x".join(map(str, self.shape[1:]))
-        extra = i.settings.get("format") or i.settings.get("neuron") or ""
-        extra = f", {extra}" + (", reset to zero" if i.settings.get("reset") == "hard" else "") * bool(extra)
+        extra = "".join(f", {i.settings[key]}" for key in ("format", "reset") if key in i.settings)
         return said(f"{i.op.kind} {i.name}: {i.kind}, {shape}{extra}, in units of 2^{i.exponent}")
 
     def table(self, part: str, values: Tensor, bits: int = 0) -> str:
@@ -125,26 +125,12 @@ def shifted(value: str, by: int, bits: int) -> str:
 
 def weigh(layer: Layer, given: tuple[int, ...]) -> None:
     """Every spike to every output that it reaches; then scale and bias of each channel."""
-    op, t, c, shape = layer.instruction.op, layer.instruction.tensors, layer.code, layer.shape
+    op, t, c = layer.instruction.op, layer.instruction.tensors, layer.code
     number, format = kind(layer.bits), parse(layer.instruction.settings["format"])
     assert format is not None
-    groups, axes, channels, rows = 1, [], given[-1], prod(given[:-1])
-    codes = t["codes"]
-    if isinstance(op, Conv):
-        groups, channels, rows = op.groups, given[1], given[0]
-        codes = codes.reshape(groups, -1, *codes.shape[1:]).transpose(1, 2).movedim(2, -1)
-    elif isinstance(op, ConvTranspose):
-        groups, channels, rows = op.groups, given[1], given[0]
-        codes = codes.movedim(1, -1)
-    else:
-        assert isinstance(op, Linear)
-        codes = codes.T
-    if isinstance(op, Conv | ConvTranspose):
-        sizes = (op.weight.shape[2:], op.stride, op.padding, op.dilation)
-        axes = list(zip(given[2:], shape[2:], *sizes, strict=True))
-    positions = prod(shape[2:]) if axes else 1
-    outputs = codes.shape[-1]  # of a group
-    kernel = prod(a[2] for a in axes)
+    rows, groups, axes, codes = synapse(layer.instruction, given)
+    channels, outputs = groups * codes.shape[1], codes.shape[-1]
+    positions = prod(a[1] for a in axes)
     small = format.bits <= SMALL
     held = layer.table("codes", codes.contiguous(), 4 if small else 8)
     exponents = bool(format.table)
@@ -161,19 +147,25 @@ def weigh(layer: Layer, given: tuple[int, ...]) -> None:
                 c(*(f"const {number} v{n} = v * {entry};" for n, entry in enumerate(format.table)))
             c("", "if (v == 0)", "    continue;")
             with c.loops([count(f"k{d}", a[2]) for d, a in enumerate(axes)]):
-                at, place, first = [], "c", "0"
-                for d, (_, end, size, stride, padding, dilation) in enumerate(axes):
+                at: list[str] = []
+                place, first = "c", "0"
+                for d, (begin, end, size, stride, padding, dilation) in enumerate(axes):
                     place, first = f"({place} * {size} + k{d})", f"({first} * {end} + o{d})"
                     tap = f"k{d}" if dilation == 1 else f"k{d} * {dilation}"
                     if isinstance(op, Conv):
                         c(f"const int32_t t{d} = i{d} + {padding} - {tap};")
                         c(f"const int32_t o{d} = t{d}{f' / {stride}' if stride > 1 else ''};")
-                        at.append(
-                            f"t{d} < 0 || o{d} >= {end}" + (f" || t{d} % {stride} != 0" if stride > 1 else "")
-                        )
+                        at += [f"t{d} < 0"] * (padding < (size - 1) * dilation)
+                        at += [f"o{d} >= {end}"] * (begin - 1 + padding >= end * stride)
+                        at += [f"t{d} % {stride} != 0"] * (stride > 1)
                     else:
                         c(f"const int32_t o{d} = i{d} * {stride} + {tap} - {padding};")
-                        at.append(f"o{d} < 0 || o{d} >= {end}")
+                        at += [f"o{d} < 0"] * (padding > 0)
+                        at += [f"o{d} >= {end}"] * (
+                            (begin - 1) * stride + (size - 1) * dilation - padding >= end
+                        )
+                if at:
+                    c("", f"if ({' || '.join(at)})", "    continue;")
                 first = first.replace("(0 * " + str(axes[0][1]) + " + o0)", "o0") if axes else "0"
                 group = f"g * {outputs * positions}" if groups > 1 else ""
                 to = " + ".join(filter(None, ["row", group, first if first != "0" else ""]))
@@ -182,8 +174,6 @@ def weigh(layer: Layer, given: tuple[int, ...]) -> None:
                     c(f"const int32_t w = {place} * {outputs};")
                 else:
                     c(f"const int8_t *const w = {held} + {place} * {outputs};")
-                if at:
-                    c("", f"if ({' || '.join(at)})", "    continue;")
                 to = "to[o]" if positions == 1 else f"to[o * {positions}]"
                 code = f"code4({held}, w + o)" if small else "w[o]"
                 if not exponents:
@@ -203,9 +193,7 @@ def weigh(layer: Layer, given: tuple[int, ...]) -> None:
 
 def _scaled(layer: Layer, rows: int, positions: int) -> None:
     """y ← y · factor · 2^shift + bias, channel by channel."""
-    t, c = layer.instruction.tensors, layer.code
-    scale = t["shift"].exp2().long() if t["shift"].dtype.is_floating_point else (1 << t["shift"].long())
-    scale = scale * t["factor"] if "factor" in t else scale
+    t, c, scale = layer.instruction.tensors, layer.code, scales(layer.instruction)
     if bool((scale == 1).all()) and "bias" not in t:
         return
     value = f"*y * {layer.each('scale', scale, 'o', layer.bits)}" if bool((scale != 1).any()) else "*y"
@@ -258,31 +246,10 @@ def fire(layer: Layer, bound: Bound) -> None:
                 c(f"SPIKE({layer.index}, i, y[i]);")
 
 
-def _windows(layer: Layer, given: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
-    """(outer, axes): (inputs, outputs, kernel, stride, padding, dilation) of each axis that is pooled."""
-    op, shape = layer.instruction.op, layer.shape
-    if isinstance(op, ReduceMax):
-        dims = sorted(d % len(given) for d in op.dims)
-        if dims != list(range(len(given) - len(dims), len(given))):
-            raise Refusal("takes the largest along other axes than the last ones")
-        size = prod(given[d] for d in dims)
-        return layer.size, [(size, 1, size, 1, 0, 1)]
-    assert isinstance(op, MaxPool | AvgPool)
-    rank = len(op.kernel)
-    before = [0] * rank
-    dilation = op.dilation if isinstance(op, MaxPool) else (1,) * rank
-    if isinstance(op, MaxPool) and op.pad:
-        before = [op.pad[2 * (rank - 1 - d)] for d in range(rank)]
-    padding = [p + b for p, b in zip(op.padding, before, strict=True)]
-    first = len(given) - rank
-    axes = list(zip(given[first:], shape[first:], op.kernel, op.stride, padding, dilation, strict=True))
-    return prod(given[:first]), axes
-
-
 def pool(layer: Layer, bound: Bound, given: tuple[int, ...]) -> None:
     """The sum of each window; or the largest of the sums so far, less what it was a step before."""
     i, c = layer.instruction, layer.code
-    outer, axes = _windows(layer, given)
+    outer, axes = windows(i, given)
     largest, telescoped = i.kind == "max", i.kind == "max" and not i.static
     bits = width(bound.held(layer.steps), 32) if telescoped else layer.bits
     source, size = "x", prod(given)
@@ -296,14 +263,18 @@ def pool(layer: Layer, bound: Bound, given: tuple[int, ...]) -> None:
         with c.loops([count("c", outer), *(count(f"o{d}", a[1]) for d, a in enumerate(axes))]):
             c(f"{kind(bits)} best = {f'INT{bits}_MIN' if largest else '0'};", "")
             with c.loops([count(f"k{d}", a[2]) for d, a in enumerate(axes)]):
-                place, at = "c", []
-                for d, (size, _, _, stride, padding, dilation) in enumerate(axes):
+                at: list[str] = []
+                place = "c"
+                for d, (size, ends, taps, stride, padding, dilation) in enumerate(axes):
                     tap = f"k{d}" if dilation == 1 else f"k{d} * {dilation}"
                     start = f"o{d}" if stride == 1 else f"o{d} * {stride}"
                     c(f"const int32_t t{d} = {start} + {tap}{f' - {padding}' if padding else ''};")
                     place = f"({place} * {size} + t{d})"
-                    at.append(f"t{d} < 0 || t{d} >= {size}")
-                c("", f"if ({' || '.join(at)})", "    continue;")
+                    at += [f"t{d} < 0"] * (padding > 0)
+                    last = (ends - 1) * stride + (taps - 1) * dilation - padding
+                    at += [f"t{d} >= {size}"] * (last >= size)
+                if at:
+                    c("", f"if ({' || '.join(at)})", "    continue;")
                 value = f"{source}[{place[1:-1]}]"
                 if largest:
                     c(f"if ({value} > best)", f"    best = {value};")
@@ -347,18 +318,6 @@ def shift(layer: Layer) -> None:
         c(f"*y++ = ({kind(layer.bits)})({value} + {layer.each('bias', bias, 'c', layer.bits)});")
 
 
-def gathered(instruction: Instruction, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """(which input, −1 for a zero; which of its values) for each value that a movement gives."""
-    starts = [1 + sum(prod(s) for s in shapes[:n]) for n in range(len(shapes))]
-    numbered = [
-        torch.arange(start, start + prod(s)).reshape(s).double()
-        for start, s in zip(starts, shapes, strict=True)
-    ]
-    places = instruction.op(*numbered).flatten().long()
-    source = torch.bucketize(places, torch.tensor(starts), right=True) - 1
-    return source, torch.where(source < 0, 0, places - torch.tensor([0, *starts])[source + 1])
-
-
 def move(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> None:
     """Values in other places: whole runs of them in loops, else after a table."""
     c, i = layer.code, layer.instruction
@@ -377,7 +336,7 @@ def move(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> None:
         with c.block(layer.head(*names)):
             for n in set(range(len(names))) - set(source.tolist()):
                 c(f"(void)x{n};")
-            for start, end in zip(edges, edges[1:], strict=False):
+            for start, end in pairwise(edges):
                 n, first = int(source[start]), int(place[start])
                 value = f"x{n}[{first} + i]" if first else f"x{n}[i]"
                 value = "0" if n < 0 else f"{cast}({shifted(value, by[n], layer.bits)})"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from math import prod
 
 from converter.errors import Refusal, Unsupported
-from converter.exporters._bounds import Bound, bounds, one, width
+from converter.exporters._bounds import Bound, bounds, width
 from converter.exporters._c_layers import Held, Layer, written
 from converter.exporters._c_text import Table, identifier, kind
+from converter.exporters._whole import one
 from converter.fixed_point import INPUT_BITS
 from converter.program import Program
 
@@ -84,27 +85,8 @@ class Network:
 
 def network(program: Program, name: str, steps: int, delay: int = 0) -> Network:
     """The network for so many steps, in the least memory. Raises `Unsupported` naming what has no form."""
-    refuse(program)
     made = [built(program, name, steps, delay, limit) for limit in LIMITS]
     return min(made, key=lambda n: n.ram)
-
-
-def refuse(program: Program) -> None:
-    """Raise `Unsupported` for what a program has and a C file of one image and one answer has not."""
-    graph, refused = program.graph, []
-    if len(graph.inputs) != 1:
-        refused += [(node.where, "one image goes in") for node in graph.inputs]
-    if len(program.frontier) != 1 or len(graph.outputs) != 1:
-        refused += [(node.where, "one answer comes out") for node in program.plan.frontier]
-    if one(graph.inputs[0].shape)[:1] != (1,):
-        refused.append((graph.inputs[0].where, "one image at a time goes in"))
-    for node in program.plan.head:
-        if node.op.kind not in ("Softmax", "LogSoftmax", "Reshape"):
-            refused.append((node.where, "stands after the last neuron and is left in floating point"))
-    if not any(i.kind == "fire" for i in program.instructions):
-        refused.append((graph.outputs[0].where, "there are no neurons before it"))
-    if refused:
-        raise Unsupported(f"{graph.name} is not written in C", refused)
 
 
 def built(program: Program, name: str, steps: int, delay: int, limit: int) -> Network:
@@ -182,7 +164,7 @@ def placed(
         layer = layers[name]
         return root(layer.instruction.inputs[0]) if layer.same else name
 
-    last = {name: -1 for name in layers}
+    last = dict.fromkeys(layers, -1)
     lasting = {root(read)} if layers[root(read)].instruction.static else set()
     for time, layer in enumerate(order):
         for i in layer.instruction.inputs:
@@ -205,7 +187,9 @@ def placed(
             free = [s for s in sizes if s[0] == layer.bits and busy.get(s, -1) < time]
             fits = [s for s in free if sizes[s] >= layer.size]
             new = (layer.bits, sum(s[0] == layer.bits for s in sizes))
-            slot = min(fits, key=lambda s: sizes[s]) if fits else max(free, key=lambda s: sizes[s], default=new)
+            slot = (
+                min(fits, key=lambda s: sizes[s]) if fits else max(free, key=lambda s: sizes[s], default=new)
+            )
             sizes[slot] = max(sizes.get(slot, 0), layer.size)
             busy[slot] = max(last[name], time)
             where[name] = f"work{slot[0]}_{slot[1]}"

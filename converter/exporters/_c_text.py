@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while main x y z v k w to row time sums code4 floor_div".split()
+    {
+        *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum"),
+        *("extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return"),
+        *("short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void"),
+        *("volatile", "while", "main", "sums", "now", "code4"),
+    }
 )
-
+"""What no function or array is called: C's own words, and the template's."""
 PARTS = (
     *("codes", "start", "scale", "bias", "threshold", "worth", "membrane", "membrane_first", "net"),
     *("sums", "before", "places", "source", "values", "reset", "input", "step", "readout", "decide"),
@@ -32,12 +35,15 @@ class Code:
     depth: int = 0
 
     def __call__(self, *lines: str) -> None:
-        self.lines += ["    " * self.depth + line for line in lines]
+        self.lines += ["    " * self.depth + line if line else "" for line in lines]
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
-        """What is written inside stands in braces after `head`."""
-        self(f"{head} {{")
+        """What is written inside stands in braces after `head`, those of a function on lines of their own."""
+        if self.depth:
+            self(f"{head} {{")
+        else:
+            self(head, "{")
         self.depth += 1
         yield
         self.depth -= 1
@@ -77,7 +83,7 @@ def count(variable: str, end: int) -> str:
 
 def said(text: str) -> str:
     """What an ONNX file calls something, harmless in a comment."""
-    return re.sub(r"[^\w ./:,()^+-]", "_", text, flags=re.ASCII)
+    return re.sub(r"[^\w ./:,()^+\[\]-]", "_", text, flags=re.ASCII)
 
 
 def identifier(text: str, taken: set[str]) -> str:

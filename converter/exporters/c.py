@@ -15,35 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converter.encodings.current import Current
-from converter.errors import UsageError
-from converter.exporters._check import Check, Order
 from converter.exporters._c_network import Network, network, types
 from converter.exporters._c_run import Sizes, compiler, run
 from converter.exporters._c_text import identifier, kind, said
+from converter.exporters._check import Check, Order
 from converter.exporters._templates import environment
+from converter.exporters._whole import whole
 from converter.integer import IntegerModel
-from converter.program import Program, program_of
-from converter.rate import RateModel
 from converter.schedules import Model
 
 MARK = "network.json"
 """The file by which a folder of its is known: what was written, as data."""
-
-
-def whole(model: Model) -> tuple[RateModel, Program]:
-    """The network in whole numbers. Raises `UsageError` or `Unsupported` for one that has none."""
-    if not isinstance(model, RateModel):
-        raise UsageError(
-            "whole numbers run step by step: the network was converted for windows",
-            hint="ann2snn convert --schedule stream --weights int8",
-        )
-    if not isinstance(model.encoding, Current):
-        raise UsageError(
-            "the encoding draws at random, whole numbers take the same image at every step",
-            hint="ann2snn convert --encoding current",
-        )
-    return model, program_of(model.graph)
 
 
 def named(order: Order) -> str:
@@ -69,7 +51,7 @@ def write(model: Model, order: Order, path: Path) -> None:
     """The two files, in the folder `path`."""
     n = made(model, order)
     prepared: dict[str, Any] = dict(order.report.get("data", {}).get("preprocessing", {}))
-    facts = [said(f"{key}: {value}") for key, value in prepared.items()]
+    facts = [said(f"{key}: {value}") for key, value in prepared.items() if value not in (None, [], ())]
     if facts:
         facts = ["How x was made of a sample:", *(f"    {fact}" for fact in facts)]
     if n.program.plan.head:
@@ -93,7 +75,13 @@ def write(model: Model, order: Order, path: Path) -> None:
     for suffix in ("h", "c"):
         text = environment(html=False).get_template(f"network.{suffix}.jinja").render(given)
         (path / f"{n.name}.{suffix}").write_text(text, encoding="ascii")
-    kept = {"name": n.name, "timesteps": order.timesteps, "flash": n.flash, "ram": n.ram, "most_steps": n.steps}
+    kept = {
+        "name": n.name,
+        "timesteps": order.timesteps,
+        "flash": n.flash,
+        "ram": n.ram,
+        "most_steps": n.steps,
+    }
     told = {**kept, "memory": memory(n), "program": n.program.document()}
     (path / MARK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
