@@ -21,7 +21,7 @@ from torch import Tensor
 
 from converter.errors import ArtefactError, UsageError
 
-FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2")
+FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1")
 MAIN = """\
 #include <stdint.h>
 #include <stdio.h>
