@@ -110,7 +110,7 @@ def test_what_is_written_is_what_is_counted(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from(("int8", "int4", "log2:5", "log2:4", "pow2:4")),
     st.sampled_from(("integrate-fire", "signed", "multi-level", "burst")),
@@ -179,7 +179,7 @@ def drawn(genes: list[int], seed: int) -> Graph:
 
 
 @needs_compiler
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
     st.sampled_from(("int8", "int4", "log2:5", "pow2:4")),

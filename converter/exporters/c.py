@@ -108,7 +108,8 @@ def expected(n: Network, pixels: Tensor, timesteps: int) -> tuple[Tensor, Tensor
     x = pixels.double() * 2.0**n.input.instruction.exponent
     told = IntegerModel(n.program).steps(x, listen=heard.__setitem__)
     (read,) = n.program.frontier
-    spikes, sums = [], []
+    spikes: list[Tensor] = []
+    sums: list[Tensor] = []
     for time, _ in enumerate(islice(told, timesteps), 1):
         fired = [heard[layer.instruction.name] for layer in n.neurons]
         spikes.append(torch.cat([s.expand(len(x), *s.shape[1:]).reshape(len(x), -1) for s in fired], 1))

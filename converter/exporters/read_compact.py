@@ -6,14 +6,23 @@ prints the class of each image. The format is described in docs/compact.md. This
 it where it is needed.
 """
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+Layer = dict[str, Any]
+State = dict[str, tuple[Any, Any]]
 
-def load(path):
+
+def load(path: Any) -> tuple[Layer, Arrays]:
     """(header, arrays) of a file: safetensors, with the program as JSON in its metadata."""
     with open(path, "rb") as file:
         data = file.read()
@@ -30,14 +39,14 @@ def load(path):
     return header, arrays
 
 
-def codes(packed, bits, shape):
+def codes(packed: Array, bits: int, shape: list[int]) -> Array:
     """Whole numbers of a few bits, the lowest bit first; 2^(bits − 1) is added to each."""
     count = int(np.prod(shape))
     flat = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
     return (flat.astype(np.int64) @ (1 << np.arange(bits)) - (1 << (bits - 1))).reshape(shape)
 
 
-def weights(layer, arrays):
+def weights(layer: Layer, arrays: Arrays) -> Array:
     """The numbers that codes stand for, [groups, inputs, taps, outputs]."""
     code = codes(arrays[layer["codes"]], layer["bits"], layer["shape_of_codes"])
     table = np.array(layer.get("table", []), dtype=np.int64)
@@ -49,7 +58,7 @@ def weights(layer, arrays):
     return np.sign(code) * (table[q % len(table)] << (q // len(table)))
 
 
-def taps(axes, transposed=False):
+def taps(axes: list[list[int]], transposed: bool = False) -> Iterator[tuple[int, list[Array]]]:
     """For each tap of a window: (its number, by axis the input of each output; past the end: none)."""
     for number, tap in enumerate(product(*(range(axis[2]) for axis in axes))):
         places = []
@@ -64,14 +73,14 @@ def taps(axes, transposed=False):
         yield number, places
 
 
-def windows(x, axes, filled):
+def windows(x: Array, axes: list[list[int]], filled: int) -> Iterator[tuple[int, Array]]:
     """`x` [planes, …] at every tap, [planes, …]; what lies outside is `filled`."""
     x = np.pad(x, [(0, 0)] + [(0, 1)] * len(axes), constant_values=filled)
     for number, places in (axes and taps(axes)) or [(0, [])]:
         yield number, x[(slice(None), *np.ix_(*places))] if places else x
 
 
-def weigh(layer, arrays, x):
+def weigh(layer: Layer, arrays: Arrays, x: Array) -> Array:
     """The weighted sum of every output, times its scale, and bias."""
     rows, axes = layer["rows"], layer["axes"]
     w = weights(layer, arrays)
@@ -91,7 +100,7 @@ def weigh(layer, arrays, x):
     return y
 
 
-def pool(layer, x):
+def pool(layer: Layer, x: Array) -> Array:
     """The sum or the largest of each window."""
     axes = layer["axes"]
     x = x.reshape(layer["planes"], *(axis[0] for axis in axes))
@@ -100,7 +109,7 @@ def pool(layer, x):
     return np.max(seen, axis=0) if largest else np.sum(seen, axis=0)
 
 
-def fire(layer, arrays, state, z):
+def fire(layer: Layer, arrays: Arrays, state: State, z: Array) -> Array:
     """Charge, count, subtract; what the spikes are worth."""
     threshold = arrays[layer["threshold"]].astype(np.int64)
     first = np.broadcast_to(arrays[layer["initial"]].astype(np.int64), z.shape)
@@ -121,7 +130,7 @@ def fire(layer, arrays, state, z):
     return count * arrays[layer["worth"]].astype(np.int64)
 
 
-def compute(layer, arrays, state, given):
+def compute(layer: Layer, arrays: Arrays, state: State, given: list[Array]) -> Array:
     """What a layer makes of whole numbers."""
     kind = layer["kind"]
     if kind == "weigh":
@@ -148,9 +157,11 @@ def compute(layer, arrays, state, given):
     return y.reshape(layer["shape"])
 
 
-def run(header, arrays, image, steps):
+def run(header: Layer, arrays: Arrays, image: Any, steps: int) -> Iterator[tuple[Array, dict[str, Array]]]:
     """After each step: (the answer summed so far, int64; by layer what it gave), of one image of floats."""
-    state, static, total = {}, {}, 0
+    state: State = {}
+    static: dict[str, Array] = {}
+    total: Any = 0
     for layer in header["layers"]:
         if layer["kind"] == "input":
             counted = np.floor(np.asarray(image, np.float64) * 2.0 ** -layer["exponent"] + 0.5)
