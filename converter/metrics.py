@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ Labelled = Iterable[tuple[Tensor, Tensor | None]]
 Progress = Callable[[int], None]
 
 NEURONS_AT_ONCE = 100_000_000
+COUNTABLE = 2000
+"""So many equal spikes can be summed up in float32 and still be counted: n² · 2⁻²⁵ stays below ½."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,17 @@ class Answers:
         )
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What all layers of a batch have emitted up to a step."""
+
+    spikes: float
+    active: float
+    """How often a neuron was not silent in a step."""
+    accumulates: float
+    """What all spikes would cost if each reached one weight."""
+
+
 @dataclass
 class Watch:
     """Listens to a simulation of one batch: each neuron's spikes, each synapse's input events."""
@@ -122,31 +136,49 @@ class Watch:
     sources: frozenset[Node]
     voices: Mapping[Node, Node]
     """Where a layer's spikes are heard -> its neuron."""
+    exact: bool = True
+    """Whether sums of spikes tell how many they were: not after so many that rounding adds up to one."""
     sums: dict[Node, Tensor] = field(default_factory=dict)
-    fired: dict[Node, Tensor] = field(default_factory=dict)
+    counts: dict[Node, Tensor] = field(default_factory=dict)
+    """How many spikes, of neurons whose sums do not say it."""
     events: dict[Node, Tensor] = field(default_factory=dict)
-    total: Tensor | float = 0.0
-    active: Tensor | float = 0.0
-    """How often a neuron was not silent in a step."""
-    accumulates: Tensor | float = 0.0
-    """What all spikes would cost if each reached one weight."""
+    counted: Tensor | float = 0.0
+    nonzero: Tensor | float = 0.0
+    paid: Tensor | float = 0.0
+    """The totals of these neurons."""
 
     def __call__(self, node: Node, value: Tensor) -> None:
-        if node in self.voices:
-            neuron = self.voices[node]
-            assert isinstance(neuron.op, Neuron)
-            spikes = neuron.op.count(value)
-            count = spikes.sum(dtype=torch.float64)
-            self.sums[neuron] = self.sums[neuron] + value if neuron in self.sums else value
-            self.fired[neuron] = self.fired[neuron] + spikes if neuron in self.fired else spikes
-            self.total = self.total + count
-            self.active = self.active + (value != 0).sum(dtype=torch.float64)
-            self.accumulates = self.accumulates + neuron.op.bits * count
+        if (neuron := self.voices.get(node)) is not None:
+            add_to(self.sums, neuron, value)
+            if not self.follows(neuron):
+                assert isinstance(neuron.op, Neuron)
+                spikes = neuron.op.count(value)
+                add_to(self.counts, neuron, spikes)
+                self.counted = self.counted + spikes.sum(dtype=torch.float64)
+                self.nonzero = self.nonzero + (value != 0).sum(dtype=torch.float64)
+                self.paid = self.paid + neuron.op.bits * spikes.sum(dtype=torch.float64)
         elif node in self.sources:
-            events = (value != 0).to(value.dtype)
-            self.events[node] = self.events[node] + events if node in self.events else events
+            add_to(self.events, node, value != 0, value.dtype)
 
-    def cost(self, source: Node) -> Tensor:
+    def follows(self, neuron: Node) -> bool:
+        """Whether the number of spikes follows from their sum, being all of one threshold."""
+        assert isinstance(neuron.op, Neuron)
+        return self.exact and neuron.op.alphabet == "binary" and self.voices.get(neuron) is neuron
+
+    def fired(self, neuron: Node) -> Tensor:
+        """How many spikes each neuron of a layer has emitted so far."""
+        if not self.follows(neuron):
+            return self.counts[neuron]
+        assert isinstance(neuron.op, Neuron)
+        return (self.sums[neuron] / neuron.op.calibrated()).round_()
+
+    def follow(self) -> Totals:
+        """What all layers have emitted so far."""
+        sums = (self.fired(n).sum(dtype=torch.float64) for n in self.sums if self.follows(n))
+        binary = float(sum(sums, torch.zeros((), dtype=torch.float64)))
+        return Totals(float(self.counted) + binary, float(self.nonzero) + binary, float(self.paid) + binary)
+
+    def cost(self, source: Node, totals: Totals) -> Tensor:
         """The accumulates that each value of `source` has cost so far at every weight it reaches.
 
         Where spikes were pooled or added on their way, each that is left costs what a spike of the network
@@ -155,8 +187,8 @@ class Watch:
         if source in self.voices:
             neuron = self.voices[source]
             assert isinstance(neuron.op, Neuron)
-            return neuron.op.bits * self.fired[neuron]
-        mean = float(self.accumulates) / max(float(self.active), 1.0) or 1.0
+            return neuron.op.bits * self.fired(neuron)
+        mean = totals.accumulates / max(totals.active, 1.0) or 1.0
         return mean * self.events[source]
 
 
@@ -186,27 +218,28 @@ def measure(
     fan_out = {node: fan_out_of(node) for node in synapses}
     sources = frozenset(n.inputs[0] for n in synapses)
     voices = voices_of(model.graph)
+    listener = partial(Watch, sources, voices, last <= COUNTABLE)
     active = samples = ann_right = 0.0
     labelled = True
-    for inputs, labels in batches:
+    for inputs, labels in tiled(model, batches):
         count = len(inputs)
         target = ann.run(inputs)
         choice = target[0].argmax(1)
         if labels is not None:
             check_labels(labels, target[0].shape[1])
         activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
-        done, watch = 0, Watch(sources, voices)
-        for time, readout, watch in model.answers(inputs, steps, lambda: Watch(sources, voices)):
-            if time in answers:
-                reached = operations_of(watch, fan_out)
-                add_answers(answers[time], readout, target, labels, float(watch.total), reached)
+        done, watch = 0, listener()
+        for time, readout, watch in model.answers(inputs, steps, listener):
+            totals = watch.follow()
+            reached = operations_of(watch, totals, fan_out)
+            add_answers(answers[time], readout, target, labels, totals.spikes, reached)
             progress(count * (time - done))
             done = time
         for node, sums in layers.items():
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            sums.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired[node])
-        active += float(watch.active)
+            sums.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired(node))
+        active += watch.follow().active
         labelled = labelled and labels is not None
         ann_right += count_right(choice, labels) if labels is not None else 0.0
         samples += count
@@ -225,6 +258,13 @@ def measure(
             model, spiking, curve[-1].spikes_per_neuron, active / samples / neurons, operations, last
         ),
     )
+
+
+def tiled(model: Model, batches: Labelled) -> Labelled:
+    """The batches in the portions that `model` runs fastest."""
+    for inputs, labels in batches:
+        for tile in model.tiles(len(inputs)):
+            yield inputs[tile], labels if labels is None else labels[tile]
 
 
 def add_answers(
@@ -247,10 +287,18 @@ def add_answers(
     sums.operations += operations
 
 
-def operations_of(watch: Watch, fan_out: Mapping[Node, Tensor]) -> float:
+def add_to(sums: dict[Node, Tensor], node: Node, value: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Add `value`, which may change afterwards, to the running sum of `node`."""
+    if node in sums:
+        sums[node].add_(value)
+    else:
+        sums[node] = value.to(dtype or value.dtype, copy=True)
+
+
+def operations_of(watch: Watch, totals: Totals, fan_out: Mapping[Node, Tensor]) -> float:
     """The accumulates that the spikes of the batch have cost so far; `fan_out` of each synapse's inputs."""
     return sum(
-        float((watch.cost(synapse.inputs[0]) * reached).sum(dtype=torch.float64))
+        float((watch.cost(synapse.inputs[0], totals) * reached).sum(dtype=torch.float64))
         for synapse, reached in fan_out.items()
     )
 

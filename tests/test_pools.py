@@ -118,7 +118,7 @@ def images(one: Example) -> Tensor:
 def steps_of(graph: Graph, x: Tensor) -> dict[str, Tensor]:
     """What every node says at each of T steps, [T, batch, …], from the step-by-step simulation."""
     heard: dict[str, list[Tensor]] = {}
-    RateModel(graph)(x, T, listen=lambda node, value: heard.setdefault(node.name, []).append(value))
+    RateModel(graph)(x, T, listen=lambda node, value: heard.setdefault(node.name, []).append(value.clone()))
     return {name: torch.stack(values) for name, values in heard.items()}
 
 
