@@ -11,6 +11,11 @@ BENCHMARKS = {
         "does every network mean what it means to onnxruntime, and what does reading it cost?",
     ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+    "latency": (
+        "latency",
+        "what does a step cost, beside an inference of the ANN and a peer's step?",
+    ),
+    "scaling": ("scaling", "how do time and memory grow with steps, samples and layers?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from converter.graph import Graph, size_of
 
-AT_ONCE = 2 << 20
-"""Bytes of the largest value that a tile may have: with a membrane and a current beside it, cached."""
+AT_ONCE = 8 << 20
+"""Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
 MOST = 32
 """Samples times steps beyond which larger batches gain nothing."""
 
