@@ -363,6 +363,12 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     metavar="T,…",
     help="Read out after these steps. [default: as converted]",
 )
+@click.option(
+    "--early-exit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MARGIN",
+    help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
+)
 @MACHINE
 @SAYING
 def evaluate(**given: Any) -> None:

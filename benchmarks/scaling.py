@@ -3,8 +3,8 @@
     python -m benchmarks scaling
 
 A chain of 3x3 convolutions of 16 channels on 16x16 values, each with its neurons. Time is the smallest of
-several runs, in processor time; a straight line is fitted to it, and R² says how straight it is. Memory is the
-peak of the process above what it held before the run, at T = 8 and T = 256.
+several runs, in processor time; a straight line is fitted to it, and R² says how straight it is. Memory is
+the peak of the process above what it held before the run, at T = 8 and T = 256.
 """
 
 from __future__ import annotations

@@ -14,19 +14,21 @@ import torch
 
 from converter import artefact, config, oracle, pipeline, terminal
 from converter import diagnose as diagnosing
+from converter import early_exit as exiting
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import GateError, UsageError
 from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply
 from converter.preprocessing import Preprocessing
-from converter.rate import refuse_early
+from converter.rate import RateModel, refuse_early
 from converter.registry import Registry
 from converter.report import Report
+from converter.schedules import Model
 
 Options = Mapping[str, Any]
 EMBEDDED = "digits"
@@ -182,12 +184,31 @@ def evaluate(given: Options) -> None:
         told = counter(progress, "measuring", len(part) * max(timesteps))
         pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
         measured = measure(model, stored.ann.to(target), pairs, timesteps, told)
+    exits = early_exit(given, model, stored.ann.to(target), data.batches(part, size), max(timesteps))
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
+        about |= {"early_exit": asdict(exits)} if exits else {}
         print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
         return
     show(*terminal.evaluation(measured, said, every=given["verbose"]))
+    if exits:
+        show(terminal.exits(exits))
+
+
+def early_exit(
+    given: Options, model: Model, ann: Graph, batches: Labelled, cap: int
+) -> exiting.EarlyExit | None:
+    """What `--early-exit` asks for: samples answered as soon as they are decided."""
+    if given["early_exit"] is None:
+        return None
+    if not isinstance(model, RateModel):
+        raise UsageError(
+            "the schedule pipelined answers at the end of a window", hint="leave --early-exit out"
+        )
+    target = next(model.buffers()).device
+    pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in batches)
+    return exiting.measure(model, ann, pairs, cap, given["early_exit"])
 
 
 def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:

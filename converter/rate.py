@@ -217,6 +217,12 @@ class RateModel(SpikingModel):
             return [slice(0, batch)]
         return list(self.tiling(batch).tiles(batch))
 
+    def begin(self, x: Tensor | tuple[Tensor, ...]) -> tuple[Frame, Iterator[Values]]:
+        """The memory of a run of `x` before its first step, and what the input determines at later ones."""
+        given = x if isinstance(x, tuple) else (x,)
+        inputs = self.each_step(given if self.plain else tuple(map(laid_out, given)), self.functions)
+        return Frame(next(inputs), len(given[0])), inputs
+
     def run(
         self,
         x: Tensor | tuple[Tensor, ...],
@@ -229,12 +235,8 @@ class RateModel(SpikingModel):
         What `listen` has heard up to there are all steps up to t. Draws of the encoding start from `seed`.
         """
         with torch.no_grad():
-            given = x if isinstance(x, tuple) else (x,)
-            inputs = self.each_step(given if self.plain else tuple(map(laid_out, given)), self.functions)
-            currents = next(inputs)
-            samples = len(given[0])
-            at_once = tiling or self.tiling(samples)
-            frame = Frame(currents, samples)
+            frame, inputs = self.begin(x)
+            at_once = tiling or self.tiling(frame.samples)
             sums: list[Tensor] = []
             wanted, last = frozenset(timesteps), max(timesteps)
             ends = sorted(wanted) if listen is not None else [last]
@@ -242,18 +244,22 @@ class RateModel(SpikingModel):
                 start = frame.time
                 steps = min(at_once.steps, next(t for t in ends if t > start) - start)
                 if self.program.inputs:
-                    chunk = [currents if start + k == 0 else next(inputs) for k in range(steps)]
+                    chunk = [frame.static if start + k == 0 else next(inputs) for k in range(steps)]
                     frame.static = chunk[0]
                     frame.values = {n: torch.cat([c[n] for c in chunk]) for n in self.program.inputs}
                 for time, values in enumerate(self.program.advance(frame, steps, listen), start + 1):
-                    counted = max(time - self.delay, 1)
-                    if counted == 1:
-                        sums = [value.clone() for value in values]
-                    else:
-                        for total, value in zip(sums, values, strict=True):
-                            total.add_(value)
+                    sums, counted = self.summed(sums, values, time)
                     if time in wanted:
                         yield time, self.read(sums, counted)
+
+    def summed(self, sums: list[Tensor], values: Sequence[Tensor], time: int) -> tuple[list[Tensor], int]:
+        """`sums` with what step `time` adds to the read-out, and how many steps count in it."""
+        counted = max(time - self.delay, 1)
+        if counted == 1:
+            return [value.clone() for value in values], counted
+        for total, value in zip(sums, values, strict=True):
+            total.add_(value)
+        return sums, counted
 
     def answers(
         self, x: Tensor | tuple[Tensor, ...], timesteps: Sequence[int], listener: Callable[[], L]
