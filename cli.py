@@ -369,6 +369,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     metavar="MARGIN",
     help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
 )
+@click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
 @MACHINE
 @SAYING
 def evaluate(**given: Any) -> None:

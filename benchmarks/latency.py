@@ -29,7 +29,7 @@ from benchmarks.peers import convert as peer_of
 from calibrators.maximum import Maximum
 from converter.engine import onednn
 from converter.errors import ConversionError
-from converter.graph import Graph
+from converter.graph import Graph, size_of
 from converter.importer import load
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -42,6 +42,8 @@ NETWORKS = {
 }
 ANN, OURS, STEPS, LAYERS = "onnxruntime, ANN", "ours", "SpikingJelly, single-step", "SpikingJelly, multi-step"
 Run = Callable[[], object]
+ROOM = 1 << 30
+"""Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
 
 
 def contestants(name: str, batch: int, timesteps: int, threads: int) -> tuple[dict[str, Run], str, int]:
@@ -92,7 +94,8 @@ def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:
         spikes = steps.run(x.repeat(timesteps, *[1] * (x.dim() - 1)))
         applied(peer.head, spikes.unflatten(0, (timesteps, -1)).mean(0))
 
-    return {STEPS: step_by_step, LAYERS: layer_by_layer}
+    largest = max(4 * size_of(node.shape) for node in ann) * len(x) * timesteps
+    return {STEPS: step_by_step} | ({LAYERS: layer_by_layer} if largest <= ROOM else {})
 
 
 class Layerwise(fx.Interpreter):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from converter import artefact, config, oracle, pipeline, terminal
+from converter import artefact, config, distributed, oracle, pipeline, terminal
 from converter import diagnose as diagnosing
 from converter import early_exit as exiting
 from converter import inspection as inspecting
@@ -169,6 +169,7 @@ def evaluate(given: Options) -> None:
     """Measure an artefact on data and print the curve and what it costs."""
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
+    share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
     model = stored.model.to(target)
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, said = measured_part(data, stored, given["samples"])
@@ -178,12 +179,18 @@ def evaluate(given: Options) -> None:
     warnings = list(
         filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
     )
+    given = {**given, "quiet": given["quiet"] or share.rank > 0}
     for warning in warnings:
         warn(given, warning)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        told = counter(progress, "measuring", len(part) * max(timesteps))
-        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
-        measured = measure(model, stored.ann.to(target), pairs, timesteps, told)
+        told = counter(progress, "measuring", len(part) * max(timesteps) // share.count)
+        own = [part[i : i + size] for i in share.mine(range(0, len(part), size))]
+        each = (pair for samples in own for pair in data.batches(samples, size))
+        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in each)
+        measured = measure(model, stored.ann.to(target), pairs, timesteps, told, share=share)
+    distributed.leave()
+    if share.rank:
+        return
     exits = early_exit(given, model, stored.ann.to(target), data.batches(part, size), max(timesteps))
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}

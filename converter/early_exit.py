@@ -1,7 +1,7 @@
 """Early exit: a sample is answered once its answer is decided, and leaves the batch.
 
 After t steps the read-out is a mean, and t times it a sum of spikes. That sum is t times the ANN's output up
-to what is left in the membranes, which does not grow with t. So a lead of the largest output over the second of
+to what is left in the membranes, which does not grow with t. So a lead of the largest output over the second,
 
     t · (largest − second) ≥ margin
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from converter.distributed import ALONE, Share
 from converter.divergence import divergence
 from converter.errors import DataError
 from converter.graph import BATCH, Graph, Node, Shape, batch_axes, size_of
@@ -119,6 +120,41 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What some samples counted: of the layers in order, of the read-outs by step."""
+
+    samples: int
+    labelled: bool
+    ann_right: float
+    active: float
+    layers: tuple[LayerSums, ...]
+    answers: dict[int, Answers]
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """All of them together, added up in order."""
+    first, *others = tallies
+    for each in others:
+        for mine, other in zip(first.layers, each.layers, strict=True):
+            add_fields(mine, other)
+        for time, answer in first.answers.items():
+            add_fields(answer, each.answers[time])
+    return replace(
+        first,
+        samples=sum(t.samples for t in tallies),
+        labelled=all(t.labelled for t in tallies),
+        ann_right=sum(t.ann_right for t in tallies),
+        active=sum(t.active for t in tallies),
+    )
+
+
+def add_fields(sums: LayerSums | Answers, other: LayerSums | Answers) -> None:
+    """Add every sum of `other`."""
+    for each in fields(sums):
+        setattr(sums, each.name, getattr(sums, each.name) + getattr(other, each.name))
+
+
+@dataclass(frozen=True)
 class Totals:
     """What all layers of a batch have emitted up to a step."""
 
@@ -200,29 +236,33 @@ def measure(
     timesteps: Sequence[int],
     progress: Progress = lambda done: None,
     spiking: Graph | None = None,
+    share: Share = ALONE,
 ) -> Measurement:
     """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
 
     `spiking` is the graph of `model` before any calibrator: spikes are held against their neuron's activation
     there, by name, since a correction may have changed the weights of `model`. None: it is `ann` itself.
     Layers and operations are counted over the whole of the longest run. `progress` is told samples times
-    steps as they are done, `timesteps[-1]` for each sample. Raises `DataError` when there are
+    steps as they are done, `timesteps[-1]` for each sample. `batches` are those of this process's `share`;
+    what all processes have counted is put together in the order of the batches, so it is the same to the last
+    digit for any number of them. Raises `DataError` when there are
     no samples or a label is not one of the network's classes.
     """
     spiking = spiking or ann
     steps = sorted(set(timesteps))
     last = steps[-1]
-    layers = {node: LayerSums() for node in model.neurons}
-    answers = {t: Answers() for t in steps}
     synapses = tuple(n for n in model.plan.step if isinstance(n.op, Conv | ConvTranspose | Linear))
     fan_out = {node: fan_out_of(node) for node in synapses}
     sources = frozenset(n.inputs[0] for n in synapses)
     voices = voices_of(model.graph)
     listener = partial(Watch, sources, voices, last <= COUNTABLE)
-    active = samples = ann_right = 0.0
-    labelled = True
-    for inputs, labels in tiled(model, batches):
-        count = len(inputs)
+
+    def tally(inputs: Tensor, labels: Tensor | None) -> Tally:
+        count, sums, answers = (
+            len(inputs),
+            [LayerSums() for _ in model.neurons],
+            {t: Answers() for t in steps},
+        )
         target = ann.run(inputs)
         choice = target[0].argmax(1)
         if labels is not None:
@@ -235,27 +275,30 @@ def measure(
             add_answers(answers[time], readout, target, labels, totals.spikes, reached)
             progress(count * (time - done))
             done = time
-        for node, sums in layers.items():
+        for node, layer in zip(model.neurons, sums, strict=True):
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            sums.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired(node))
-        active += watch.follow().active
-        labelled = labelled and labels is not None
-        ann_right += count_right(choice, labels) if labels is not None else 0.0
-        samples += count
-    if not samples:
+            layer.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired(node))
+        right = count_right(choice, labels) if labels is not None else 0.0
+        return Tally(count, labels is not None, right, watch.follow().active, tuple(sums), answers)
+
+    each = [merged([tally(inputs, labels) for inputs, labels in tiled(model, [batch])]) for batch in batches]
+    if not (every := share.together(each)):
         raise DataError("there are no samples to measure on")
+    total = merged(every)
+    samples, answers, labelled = total.samples, total.answers, total.labelled
+    layers = dict(zip(model.neurons, total.layers, strict=True))
     neurons = sum(size_of(n.shape) for n in layers)
     macs = macs_of(model.plan.static)
     curve = tuple(a.point(t, model.latency(t), samples, neurons, labelled, macs) for t, a in answers.items())
     operations = answers[last].operations / samples
     return Measurement(
         samples=int(samples),
-        ann_accuracy=ann_right / samples if labelled else None,
+        ann_accuracy=total.ann_right / samples if labelled else None,
         curve=curve,
         layers=tuple(layers[node].layer(node, voice, last) for voice, node in voices.items()),
         metrics=summary(
-            model, spiking, curve[-1].spikes_per_neuron, active / samples / neurons, operations, last
+            model, spiking, curve[-1].spikes_per_neuron, total.active / samples / neurons, operations, last
         ),
     )
 
