@@ -95,7 +95,8 @@ def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:
         applied(peer.head, spikes.unflatten(0, (timesteps, -1)).mean(0))
 
     largest = max(4 * size_of(node.shape) for node in ann) * len(x) * timesteps
-    return {STEPS: step_by_step} | ({LAYERS: layer_by_layer} if largest <= ROOM else {})
+    modes: dict[str, Run] = {STEPS: step_by_step, LAYERS: layer_by_layer}
+    return modes if largest <= ROOM else {STEPS: step_by_step}
 
 
 class Layerwise(fx.Interpreter):

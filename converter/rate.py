@@ -136,6 +136,10 @@ class SpikingModel(nn.Module):
         """The portions of a batch of this size that are best run one after the other."""
         return [slice(0, batch)]
 
+    def execution(self, batch: int) -> str:
+        """How batches of this size are run, in words."""
+        return f"operator by operator, {batch} samples at a time"
+
     def each_step(
         self, x: Tensor | tuple[Tensor, ...], functions: Mapping[Node, Function] | None = None
     ) -> Iterator[Values]:
@@ -216,6 +220,11 @@ class RateModel(SpikingModel):
         if self.plain or not (self.program.chunks and self.encoding.constant):
             return [slice(0, batch)]
         return list(self.tiling(batch).tiles(batch))
+
+    def execution(self, batch: int) -> str:
+        """How batches of this size are run, in words."""
+        most = max(tile.stop - tile.start for tile in self.tiles(batch))
+        return f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
 
     def begin(self, x: Tensor | tuple[Tensor, ...]) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` before its first step, and what the input determines at later ones."""

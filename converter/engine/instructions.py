@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,10 +50,24 @@ class Fire:
         source = self.node.inputs[0]
         value = frame.values.get(source)
         inputs = (frame.static[source],) * frame.steps if value is None else frame.each(value)
+        state = frame.states.get(self.node)
+        shapes = (s.shape for s in (self.op.init() if state is None else state))
+        if torch.broadcast_shapes(inputs[0].shape, *shapes) != inputs[0].shape:
+            self._grow(frame, inputs)
+            return
         out = value if self.reuse and value is not None else frame.out(self.node, inputs[0])
-        state = frame.states.get(self.node) or self.op.begin(inputs[0])
+        state = state or self.op.begin(inputs[0])
         frame.states[self.node] = self.op.fire(state, inputs, frame.each(out))
         frame.values[self.node] = out
+
+    def _grow(self, frame: Frame, inputs: Sequence[Tensor]) -> None:
+        """A state with more dimensions than its input: so has what is emitted, in memory of its own."""
+        state, emitted = frame.states.get(self.node) or self.op.init(), []
+        for value in inputs:
+            state, now = self.op.step(state, value)
+            emitted.append(now)
+        frame.states[self.node] = state
+        frame.values[self.node] = torch.cat(emitted)
 
 
 @dataclass(frozen=True)
