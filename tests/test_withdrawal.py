@@ -154,7 +154,7 @@ def test_a_network_with_it_answers_the_same_in_every_form_and_means_the_same() -
     graph = Maximum()(graph, lambda: [x])
     mended = SpikeCalibration(12, 1)(graph, lambda: [x])
     assert torch.equal(mended.run(x)[0], graph.run(x)[0])
-    model = RateModel(mended)
+    model = RateModel(mended, plain=True)
     here = model(x, 12)
     assert isinstance(here, Tensor)
     assert not torch.equal(here, RateModel(graph)(x, 12)), "something was withdrawn"
