@@ -1,10 +1,10 @@
-"""`first-spike`: how accurate is a first-spike network for each window, how soon does it answer, at what cost?
+"""`first-spike`: how accurate is a first-spike network for each window, how soon and at what cost?
 
     python -m benchmarks first-spike resnet20 mnist_cntk
 
 Each window is a conversion of its own, calibrated for it (least squares, then bias correction, on training
-samples); continuous time takes the largest activations and its slack. Synapses are counted by the event-driven
-simulator on a few test samples, beside the multiply-accumulates of the ANN.
+samples); continuous time takes the largest activations and its slack. Synapses are counted by the
+event-driven simulator on a few test samples, beside the multiply-accumulates of the ANN.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def converted(
 
 
 def counted(preset: Preset, done: Conversion, window: int) -> dict[str, Any]:
-    """What the event-driven simulator touched for a sample, and how far its read-out is from the dense one."""
+    """What the event-driven simulator touched for a sample, and how far it is from the dense read-out."""
     model = done.model
     assert isinstance(model, FirstSpikeModel)
     source = preset.source(done.ann)
@@ -87,7 +87,9 @@ def table(facts: dict[str, Any]) -> str:
     for row in facts["rows"]:
         accuracy, share = f"{100 * row['accuracy']:.2f} %", row["accumulates"] / row["ann_macs"]
         numbers = [f"{row['divergence']:.4f}", f"{row['spikes_per_neuron']:.2f}", f"{row['accumulates']:.4g}"]
-        lines.append([row["kernel"], row["window"], row["latency"], accuracy, *numbers, f"{100 * share:.1f} %"])
+        lines.append(
+            [row["kernel"], row["window"], row["latency"], accuracy, *numbers, f"{100 * share:.1f} %"]
+        )
     ann = facts["rows"][0]
     return markdown(header, [*lines, ["ANN", "", "", f"{100 * ann['ann_accuracy']:.2f} %", "", "", "", ""]])
 
@@ -131,15 +133,15 @@ def main(arguments: Sequence[str]) -> int:
                 if window == max(WINDOWS[kernel]):
                     facts["events"] = counted(preset, done, window)
                 rows.append(facts)
-                print(f"{name}, {kernel}, {facts['window']}: {100 * facts['accuracy']:.2f} %", file=sys.stderr)
+                print(
+                    f"{name}, {kernel}, {facts['window']}: {100 * facts['accuracy']:.2f} %", file=sys.stderr
+                )
         except ConversionError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
         kept = {"network": name, "rows": rows}
         print(table(kept), early(kept), sep="\n")
         made = ["first-spike", name, *[a for a in arguments if a not in asked.networks]]
-        print(
-            f"written to {write_result(f'first-spike-{name}', made, kept | environment(torch.get_num_threads()))}",
-            file=sys.stderr,
-        )
+        path = write_result(f"first-spike-{name}", made, kept | environment(torch.get_num_threads()))
+        print(f"written to {path}", file=sys.stderr)
     return 0
