@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
+from benchmarks.first_spike import section as first_spike_section
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
 from benchmarks.rows import answer, by_line, mean
@@ -262,6 +263,10 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
+    firsts = [path.stem.removeprefix("first-spike-") for path in folder.glob("first-spike-*.json")]
+    if kept := sorted(firsts, key=_place):
+        records = [read_result(f"first-spike-{name}", folder) for name in kept]
+        parts += [first_spike_section(records), origins(records)]
     return "\n".join(parts)
 
 

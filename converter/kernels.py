@@ -34,7 +34,9 @@ def kernel_values(kernel: str, window: int, tau: float) -> Tensor:
 
 def kernel_thresholds(kernel: str, window: int, tau: float, coder: str) -> Tensor:
     """ϑ(0), …, ϑ(T−1): [window], double precision. `coder` is `round` or `floor`."""
-    step = torch.arange(window, dtype=torch.float64) + (0.5 if coder == "round" else 0.0)
+    if coder == "floor":
+        return kernel_values(kernel, window, tau)[:window]  # to the last bit
+    step = torch.arange(window, dtype=torch.float64) + 0.5
     return torch.exp2(-step / tau) if kernel == "base-2" else (window - step) / window
 
 
