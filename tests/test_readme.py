@@ -115,3 +115,22 @@ def test_the_short_runs_of_the_readme_are_those_measured() -> None:
     pairs = re.findall(r"([\d.]+) at T = (\d+)", told)
     assert len(pairs) >= 3
     assert pairs == [(peer[int(t)], t) for _, t in pairs]
+
+
+def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
+    _, rows = table("One spike each")
+    shown = {name: [row[1:] for row in rows if row[0] == name] for name, *_ in rows}
+    for name, lines in shown.items():
+        path = ROOT / "benchmarks" / "results" / f"first-spike-{name}.json"
+        record = json.loads(path.read_text())
+        told = []
+        for row in record["rows"]:
+            early = [f"{d['steps']:.1f}" for d in row["decisions"] if d["chosen"]]
+            share = f"{100 * row['accumulates'] / row['ann_macs']:.1f}"
+            accuracy, spikes = f"{100 * row['accuracy']:.2f}", f"{row['spikes_per_neuron']:.2f}"
+            told.append([row["kernel"], str(row["window"]), str(row["latency"]), accuracy, spikes, share])
+            told[-1] += early or ["–"]
+        assert lines == told
+    ann = {f"{100 * row['ann_accuracy']:.2f}" for row in record["rows"]}
+    assert ann == set(re.findall(r"mnist_cntk on 10,000 MNIST test images \(ANN ([\d.]+) %\)", README))
+    assert {row["samples"] for row in record["rows"]} == {10_000}
