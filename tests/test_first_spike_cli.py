@@ -135,6 +135,8 @@ def test_in_continuous_time_the_digits_are_answered_as_by_the_ann(tmp_path: Path
         (("--spikes", "signed"), "--spikes belongs to the rate code"),
         (("--schedule", "stream"), "--schedule belongs to the rate code"),
         (("--delay", "2"), "--delay belongs to the rate code"),
+        (("--calibrator", "temporal-bias"), "the calibrator temporal-bias mends many spikes of a neuron"),
+        (("--calibrator", "bayesian"), "the calibrator bayesian mends many spikes of a neuron"),
         (("--neuron", "leaky"), "--neuron belongs to the rate code"),
         (("--window", "4", "--tau", "8"), "a window of 4 steps is too small for the range of its values"),
         (("--window", "continuous", "--kernel", "base-2"), "continuous time has the linear kernel"),
