@@ -286,7 +286,7 @@ def code_options(given: Options) -> dict[str, Any]:
         if name in CALIBRATE_RATES:
             raise UsageError(
                 f"the calibrator {name} mends many spikes of a neuron; a first spike is the only one",
-                hint="ann2snn convert with auto, least-squares, bias-correction, coordinate, reconstruction …",
+                hint="ann2snn convert with auto, least-squares, bias-correction, coordinate, …",
             )
     window = given["window"] or WINDOWS
     continuous = window == config.CONTINUOUS
