@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
+from benchmarks.first_spike import section as first_spike_section
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
 from benchmarks.rows import answer, by_line, mean
@@ -279,6 +280,10 @@ def text(folder: Path = RESULTS) -> str:
     found = [path.stem.removeprefix("weights-") for path in folder.glob("weights-*.json")]
     if kept := sorted(found, key=_place):
         parts.append(weights_section({name: read_result(f"weights-{name}", folder) for name in kept}))
+    firsts = [path.stem.removeprefix("first-spike-") for path in folder.glob("first-spike-*.json")]
+    if kept := sorted(firsts, key=_place):
+        records = [read_result(f"first-spike-{name}", folder) for name in kept]
+        parts += [first_spike_section(records), origins(records)]
     return "\n".join(parts)
 
 

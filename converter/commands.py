@@ -37,6 +37,8 @@ OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "sl
 """Options of the first-spike code, and the fields of its neuron that they set."""
 OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
 """Options of the rate code."""
+CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calibration")
+"""Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
 WINDOWS = (8, 16, 24, 32, 64)
 """Steps of a window, unless they are asked for."""
 VERIFIED = 8
@@ -280,6 +282,12 @@ def code_options(given: Options) -> dict[str, Any]:
             raise UsageError(
                 f"--{name} belongs to the rate code, in which a neuron spikes many times",
                 hint="--window gives the steps of first spikes" if name == "timesteps" else "--code rate",
+            )
+    for name in given["calibrator"]:
+        if name in CALIBRATE_RATES:
+            raise UsageError(
+                f"the calibrator {name} mends many spikes of a neuron; a first spike is the only one",
+                hint="ann2snn convert with auto, least-squares, bias-correction, coordinate, …",
             )
     window = given["window"] or WINDOWS
     continuous = window == config.CONTINUOUS

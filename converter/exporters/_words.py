@@ -143,6 +143,8 @@ def headline(report: Report) -> str:
     steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''} of {spikes(report)} spikes"
     if late(report.curve):
         steps += f" a layer, {last.latency} from image to answer"
+    if report.settings.get("neuron_options", {}).get("continuous"):
+        steps = f"{last.latency} windows of continuous time, one first spike a neuron at most"
     if last.accuracy is None:
         return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
     return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"
