@@ -32,7 +32,7 @@ from tests.conftest import ROOT
 from tests.models import judge, parse, weight
 
 TRAIN = ("train", "digits", "--data", "digits")
-BRIEF = ("--recipe", "tcl", "--epochs", "2", "--samples", "320", "--batch-size", "32", "--optimizer", "sgd")
+BRIEF = ("--recipe", "tcl", "--epochs", "2", "--samples", "320", "--batch-size", "32")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
