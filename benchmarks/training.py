@@ -193,11 +193,14 @@ trained thresholds as they are; the others correct what is left.
 """
 
 
-def section(folder: Path = RESULTS) -> str:
-    """The part of the page, of whatever is kept in `folder`."""
-    records = {name: read_result(f"training-{name}", folder) for name in RUNS if kept(name, folder)}
-    if not records:
-        return ""
+def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The runs of which there is a result, by name."""
+    found = (name for name in RUNS if (folder / f"training-{name}.json").is_file())
+    return {name: read_result(f"training-{name}", folder) for name in found}
+
+
+def section(records: dict[str, dict[str, Any]]) -> str:
+    """Their part of the page."""
     lines, rows = [], []
     for name, record in records.items():
         shares = (f"{100 * record[f'{key}_accuracy']:.2f}" for key in ("ann", "trained", "clipped"))
@@ -210,11 +213,6 @@ def section(folder: Path = RESULTS) -> str:
     if rows:
         parts += [SPIKING, markdown("run|schedule|calibrators|T|latency|accuracy|spikes per neuron", rows)]
     return "\n".join(parts)
-
-
-def kept(name: str, folder: Path) -> bool:
-    """Whether there is a result of this run."""
-    return (folder / f"training-{name}.json").is_file()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -235,5 +233,5 @@ def main(arguments: Sequence[str]) -> int:
                 (asked.keep / f"{name}.onnx").write_bytes((Path(scratch) / "trained.onnx").read_bytes())
         path = write_result(f"training-{name}", ["training", name], facts | environment(asked.threads))
         print(f"written to {path}", file=sys.stderr)
-    print(section())
+    print(section({name: read_result(f"training-{name}") for name in asked.runs}))
     return 0

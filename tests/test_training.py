@@ -197,6 +197,14 @@ def test_it_learns_from_the_anns_answers_where_there_are_no_labels(tmp_path: Pat
     assert "accuracy" not in row
 
 
+def test_half_precision_where_it_is_asked_for(tmp_path: Path) -> None:
+    run = ("--recipe", "qcfs", "--epochs", "2", "--precision", "bfloat16", "--json")
+    done = ann2snn(*TRAIN, *run, "-o", tmp_path / "half.onnx")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["epochs"][-1]["accuracy"] > 0.95
+    assert all(w.dtype == np.float32 for w in weights(tmp_path / "half.onnx").values() if w.dtype.kind == "f")
+
+
 def test_cat_leaves_weights_of_the_format_in_the_file(tmp_path: Path) -> None:
     run = ("--recipe", "cat", "--weights", "log2:5", "--epochs", "5", "--samples", "320")
     run += ("--phases", "0.2,0.4,0.6")
