@@ -19,8 +19,9 @@ from rich.markup import escape
 from calibrators.training import Recipe, recipes
 from calibrators.training._loss import Loss
 from calibrators.training._samples import Samples, transform_of
+from calibrators.training._settings import Settings
 from calibrators.training._team import team
-from calibrators.training._trainer import Log, Result, Settings, fit, prepared
+from calibrators.training._trainer import Log, Result, fit, prepared
 from converter import config, pipeline, terminal
 from converter.commands import device, model_path, opened, preprocessing, show, tell
 from converter.data import TRAIN, Source

@@ -22,8 +22,8 @@ from onnx import numpy_helper
 import cli
 from calibrators.training._loss import Loss, by_answers, by_labels
 from calibrators.training._samples import Samples, augmented, order, transform_of
+from calibrators.training._settings import Settings, learning_rate
 from calibrators.training._team import Team
-from calibrators.training._trainer import Settings, learning_rate
 from converter.data import open_source
 from converter.divergence import divergence
 from converter.errors import DataError, UsageError
