@@ -472,6 +472,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Of the activations: where thresholds begin.",
 )
 @click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
 @click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
 @click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
 @click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")

@@ -74,6 +74,9 @@ RUNS = {
     "resnet20-qcfs4": Run("resnet20", "qcfs", ("--levels", "4", "--epochs", "12", *DISTILLED, *CIFAR), RATES),
     "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
     "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
+    "resnet20-stream4": Run(
+        "resnet20", "stream", ("--steps", "4", "--epochs", "6", *DISTILLED, *CIFAR), RATES[1:3]
+    ),
     "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10")),
     "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4")),
     "resnet20-cat": Run(

@@ -36,7 +36,7 @@ from converter.passes.spike import Spike
 from converter.preprocessing import Preprocessing
 
 Options = Mapping[str, Any]
-OF_RECIPES = ("levels", "decay", "window", "tau", "phases", "weights", "spiking_input")
+OF_RECIPES = ("levels", "steps", "decay", "window", "tau", "phases", "weights", "spiking_input")
 CHECKPOINT = ".checkpoint"
 """What is added to the target's name while the training runs."""
 PREFIX = "ann2snn."

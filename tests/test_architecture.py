@@ -90,7 +90,8 @@ ALLOWED = {
     },
     "calibrators.training": {
         *("calibrators.statistics", "converter.observe", "converter.ops", "converter.neurons"),
-        *("converter.divergence", "converter.kernels", "converter.weights", "calibrators", *LEAVES),
+        *("converter.divergence", "converter.kernels", "converter.weights", "converter.unroll"),
+        *("calibrators", *LEAVES),
     },
 }
 

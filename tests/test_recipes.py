@@ -43,8 +43,8 @@ def spiking(body: str, **weights: Tensor) -> Graph:
     return Spike()(load(parse(body, weights, inputs="float[N,3] x", outputs="float[N,3] y")))
 
 
-def test_there_are_three() -> None:
-    assert recipes.names() == ("cat", "qcfs", "tcl")
+def test_there_are_four() -> None:
+    assert recipes.names() == ("cat", "qcfs", "stream", "tcl")
 
 
 # QCFS

@@ -181,6 +181,20 @@ def test_qcfs_in_as_many_steps_says_what_it_learnt(tmp_path: Path) -> None:
     assert accuracy["after"] > 0.97
 
 
+def test_trained_as_a_stream_it_answers_better_in_as_many_steps(tmp_path: Path) -> None:
+    target = tmp_path / "two.onnx"
+    made = ann2snn(*TRAIN, "--recipe", "stream", "--steps", "2", "--epochs", "4", "--json", "-o", target)
+    assert made.exit_code == 0, made.output
+    run = ("--data", "digits", "-T", "2", "--calibrator", "ceiling", "--json")
+    accuracy = {}
+    for name, model in (("before", "digits"), ("after", target)):
+        done = ann2snn("convert", model, "-o", tmp_path / name, *run)
+        assert done.exit_code == 0, done.output
+        accuracy[name] = json.loads(done.stdout)["curve"][0]["accuracy"]
+    assert accuracy["before"] < 0.6
+    assert accuracy["after"] > 0.95
+
+
 def test_it_learns_from_the_anns_answers_where_there_are_no_labels(tmp_path: Path) -> None:
     digits = open_source("digits:train")
     x = torch.cat([x for x, _ in digits.batches(range(200), 100)])
