@@ -69,20 +69,26 @@ RATES = (
     ("stream", CORRECTED, TIMES),
     ("stream", AUTO, (4,)),
 )
+FIRST = (("first-spike", CEILING, (24,)),)
+"""First spikes with the base-2 kernel and weights of 5 bits; the schedule is pipelined, T the window."""
 RUNS = {
     "digits-qcfs2": Run("digits", "qcfs", ("--levels", "2", "--epochs", "6"), RATES[:2]),
+    "digits-stream2": Run(
+        "digits", "stream", ("--steps", "2", "--epochs", "6"), (("stream", CEILING, (2, 4, 8)),)
+    ),
     "resnet20-qcfs4": Run("resnet20", "qcfs", ("--levels", "4", "--epochs", "12", *DISTILLED, *CIFAR), RATES),
     "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
     "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
     "resnet20-stream4": Run(
         "resnet20", "stream", ("--steps", "4", "--epochs", "6", *DISTILLED, *CIFAR), RATES[1:3]
     ),
-    "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10")),
-    "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4")),
+    "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10"), FIRST),
+    "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4"), FIRST),
     "resnet20-cat": Run(
         "resnet20",
         "cat",
         ("--weights", "log2:5", "--phases", "0,0,0.3", "--epochs", "8", "--lr", "3e-4", *DISTILLED, *CIFAR),
+        FIRST,
     ),
 }
 
@@ -164,7 +170,16 @@ def spiking(
 ) -> dict[str, Any]:
     """The trained network converted for so many steps of binary spikes, and measured on the test part."""
     aimed: list[tuple[str, Calibrate]] = [(name, calibrator(name, schedule, steps)) for name in chain]
-    report = convert(path, source, aimed, Settings(timesteps=(steps,), schedule=schedule)).report
+    settings = Settings(timesteps=(steps,), schedule=schedule)
+    if schedule == "first-spike":
+        settings = Settings(
+            neuron="first-spike",
+            neuron_options={"form": "base-2"},
+            weights="log2:5",
+            timesteps=(steps,),
+            schedule="pipelined",
+        )
+    report = convert(path, source, aimed, settings).report
     (point,) = report.curve
     return {
         "schedule": schedule,
@@ -191,8 +206,9 @@ HEAD = """\
 it learnt (for CAT with weights in their format; the first-spike network says the same), *clipped* the file.
 """
 SPIKING = """\
-Spiking, binary spikes, in percent, by the latency and the spikes of a neuron at each T. *ceiling* takes the
-trained thresholds as they are; the others correct what is left.
+Spiking, in percent, by the latency and the spikes of a neuron at each T: binary spikes, or first spikes with
+the base-2 kernel, weights of 5 bits (log2:5) and windows of T steps. *ceiling* takes the trained thresholds as
+they are; the others correct what is left.
 """
 
 

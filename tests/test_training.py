@@ -20,10 +20,12 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import cli
+from benchmarks.training import accuracy, as_trained
 from calibrators.training._loss import Loss, by_answers, by_labels
 from calibrators.training._samples import Samples, augmented, order, transform_of
 from calibrators.training._settings import Settings, learning_rate
 from calibrators.training._team import Team
+from calibrators.training.cat import Cat
 from converter.data import open_source
 from converter.divergence import divergence
 from converter.errors import DataError, UsageError
@@ -226,6 +228,15 @@ def test_cat_leaves_weights_of_the_format_in_the_file(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for phase in ("relu", "clip", "spikes", "spikes, weights log2:5"):
         assert phase in done.stdout
+    run = ("--data", "digits", "--code", "first-spike", "--window", "24", "--weights", "log2:5", "--json")
+    spiking = ann2snn(
+        "convert", tmp_path / "cat.onnx", "-o", tmp_path / "cat.snn", *run, "--calibrator", "ceiling"
+    )
+    assert spiking.exit_code == 0, spiking.output
+    spoken = as_trained(tmp_path / "cat.onnx", Cat(weights="log2:5"))
+    learnt = accuracy(spoken, open_source("digits", expected=(1, 1, 8, 8)))
+    assert json.loads(spiking.stdout)["curve"][0]["accuracy"] == pytest.approx(learnt, abs=1e-9)
+    assert learnt > 0.97
     kernel = next(w for w in weights(tmp_path / "cat.onnx").values() if w.ndim == 4)
     channel = np.unique(np.abs(kernel[0]))
     assert len(channel[channel > 0]) <= 15  # one of 15 exponents, or zero
