@@ -170,15 +170,14 @@ def spiking(
 ) -> dict[str, Any]:
     """The trained network converted for so many steps of binary spikes, and measured on the test part."""
     aimed: list[tuple[str, Calibrate]] = [(name, calibrator(name, schedule, steps)) for name in chain]
-    settings = Settings(timesteps=(steps,), schedule=schedule)
-    if schedule == "first-spike":
-        settings = Settings(
-            neuron="first-spike",
-            neuron_options={"form": "base-2"},
-            weights="log2:5",
-            timesteps=(steps,),
-            schedule="pipelined",
-        )
+    first: dict[str, Any] = {
+        "neuron": "first-spike",
+        "neuron_options": {"form": "base-2"},
+        "weights": "log2:5",
+        "schedule": "pipelined",
+    }
+    how = first if schedule == "first-spike" else {"schedule": schedule}
+    settings = Settings(timesteps=(steps,), **how)
     report = convert(path, source, aimed, settings).report
     (point,) = report.curve
     return {
@@ -207,8 +206,8 @@ it learnt (for CAT with weights in their format; the first-spike network says th
 """
 SPIKING = """\
 Spiking, in percent, by the latency and the spikes of a neuron at each T: binary spikes, or first spikes with
-the base-2 kernel, weights of 5 bits (log2:5) and windows of T steps. *ceiling* takes the trained thresholds as
-they are; the others correct what is left.
+the base-2 kernel, weights of 5 bits (log2:5) and windows of T steps. *ceiling* takes the trained thresholds
+as they are; the others correct what is left.
 """
 
 
