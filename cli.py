@@ -465,9 +465,14 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Weight of the distance from the ANN's activations, layer by layer.",
 )
 @click.option(
-    "--percentile", type=float, default=99.9, show_default=True, help="Of its activations a threshold begins."
+    "--percentile",
+    type=float,
+    default=99.9,
+    show_default=True,
+    help="Of the activations: where thresholds begin.",
 )
 @click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
 @click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
 @click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
 @click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
@@ -477,7 +482,9 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     metavar="A,B,C",
     help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
 )
-@click.option("--weights", metavar="FORMAT", help="For cat: int8, int4 or log2:5 weights in the last phase.")
+@click.option(
+    "--weights", type=Written("weights"), metavar="FORMAT", help="For cat: as in convert, in the last phase."
+)
 @click.option(
     "--spiking-input/--analog-input",
     default=None,

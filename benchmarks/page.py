@@ -275,8 +275,8 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
-    if trained := training.section(folder):
-        parts.append(trained)
+    if trained := training.results(folder):
+        parts += [training.section(trained), origins(trained.values())]
     found = [path.stem.removeprefix("weights-") for path in folder.glob("weights-*.json")]
     if kept := sorted(found, key=_place):
         parts.append(weights_section({name: read_result(f"weights-{name}", folder) for name in kept}))

@@ -85,6 +85,13 @@ ALLOWED = {
         *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
         # A search starts at least squares and weighs answers; its trials are in the report.
         *("converter.divergence", "converter.report", "calibrators.least_squares"),
+        # A recipe says what spikes and weights can; the trainer writes checkpoints.
+        *("calibrators.training", "converter.kernels", "converter.weights"),
+    },
+    "calibrators.training": {
+        *("calibrators.statistics", "converter.observe", "converter.ops", "converter.neurons"),
+        *("converter.divergence", "converter.kernels", "converter.weights", "converter.unroll"),
+        *("calibrators", *LEAVES),
     },
 }
 

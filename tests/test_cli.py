@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 
 PLAIN = ("--calibrator", "percentile")
 QUICK = ("--data", "digits", "-T", "2,8", "--samples", "60", "--calibration-samples", "80")
-COMMANDS = ("inspect", "convert", "tune", "evaluate", "diagnose", "list")
+COMMANDS = ("inspect", "convert", "tune", "train", "evaluate", "diagnose", "list")
 
 
 def ann2snn(*arguments: object) -> Result:

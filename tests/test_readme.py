@@ -87,6 +87,21 @@ def test_the_curves_of_the_readme_are_those_measured() -> None:
         assert figures == [record["curve"][t] for t in steps], name
 
 
+def test_the_trained_networks_of_the_readme_are_those_measured() -> None:
+    _, rows = table("Trained for few steps")
+    assert len(rows) >= 4
+    for run, schedule, time, *shown in rows:
+        record = json.loads((ROOT / "benchmarks" / "results" / f"training-{run}.json").read_text())
+        (row,) = [
+            r
+            for r in record["rows"]
+            if (r["schedule"], str(r["timesteps"]), r["calibrators"]) == (schedule, time, ["ceiling"])
+        ]
+        accuracies = f"{100 * row['accuracy']:.2f}", f"{100 * record['ann_accuracy']:.2f}"
+        assert shown == [str(row["latency"]), accuracies[0], f"{row['spikes_per_neuron']:.2f}", accuracies[1]]
+        assert record["samples"] == 599
+
+
 def test_the_short_runs_of_the_readme_are_those_measured() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "grid-resnet20.json").read_text())
     _, rows = table("Calibrated for few steps")
