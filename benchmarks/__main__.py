@@ -11,6 +11,7 @@ BENCHMARKS = {
         "does every network mean what it means to onnxruntime, and what does reading it cost?",
     ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+    "dense": ("dense", "how well do whole detectors and segmenters do as spiking networks?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

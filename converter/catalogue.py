@@ -20,13 +20,16 @@ PACKAGES = {
     "neurons": "converter.neurons",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
+    "decoders": "converter.tasks.decoders",
 }
+GROUPS = {"decoders": "ann2snn.decoders"}
+"""Where other packages add theirs, as entry points."""
 KINDS = tuple(PACKAGES)
 
 
-def names(package: str) -> tuple[str, ...]:
-    """The public names of the things in `package`."""
-    return Registry[object]("thing", package).names()
+def names(package: str, group: str | None = None) -> tuple[str, ...]:
+    """The public names of the things in `package`, and of the entry points of `group`."""
+    return Registry[object]("thing", package, group).names()
 
 
 def chosen(kind: str | None) -> tuple[str, ...]:
@@ -40,6 +43,8 @@ def page(kind: str) -> str:
     """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
     package = PACKAGES[kind]
     told = {name: sentence(package, name) for name in names(package)}
+    strangers = Registry[object]("thing", package, GROUPS.get(kind)).entries()
+    told |= {name: f"{entry.value}, of another package" for name, entry in sorted(strangers.items())}
     operators = families() if kind == "ops" else {}
     width = max(map(len, told))
     lines = [kind]

@@ -81,7 +81,11 @@ class Source:
         Raises `DataError` for samples that are no 8-bit images.
         """
         image, _ = self.reading.read(index, self.preprocessing.wanted_channels(self.expected))
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        if (
+            image.dtype != np.uint8
+            or image.ndim not in (2, 3)
+            or image.shape[2:] not in ((), (1,), (3,), (4,))
+        ):
             raise DataError(f"{self.name} holds no 8-bit images, so nothing in them can be found and drawn")
         return image, self.preprocessing.placement(image)
 

@@ -24,12 +24,12 @@ from converter.files import sha256
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Witness, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply
 from converter.passes.spike import Spike
-from converter.report import DataFacts, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, ModelFacts, Report, Step, Task, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 Progress = Callable[[str, int, int], None]
@@ -59,6 +59,16 @@ class Search(Calibrate, Protocol):
         self, graph: Graph, batches: Batches, ann: Graph | None, progress: Callable[[int, int], None]
     ) -> tuple[Graph, tuple[Trial, ...]]:
         """The graph and every trial, the start first; `progress(done, of)` counts them."""
+
+
+class Judge(Witness, Protocol):
+    """Says how well a dense network does its task."""
+
+    def measurable(self, data: Source, indices: Sequence[int]) -> tuple[list[int], str | None]:
+        """Those of the samples that can be measured, and a warning where some cannot; they come in this order."""
+
+    def task(self) -> Task:
+        """What was seen."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +125,11 @@ def convert(
     calibrators: Sequence[tuple[str, Calibrate]],
     settings: Settings,
     progress: Progress = lambda what, done, of: None,
+    judge: Judge | None = None,
 ) -> Conversion:
     """Convert the ONNX file at `path` and measure the result.
 
-    `source(graph)` opens the data for the network's input. Calibration and measurement samples are disjoint.
+    `source(graph)` opens the data for the network's input; `judge` measures what it is for. Calibration and measurement samples are disjoint.
     Raises `ConversionError` for whatever the user can mend: the file, the data, the settings.
     """
     clock = Clock()
@@ -135,6 +146,9 @@ def convert(
     device = settings.torch_device()
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
+    measured_on, unlabelled = (
+        judge.measurable(data, parts.measurement) if judge else (parts.measurement, None)
+    )
     size = batch_that_fits(graph, settings.batch_size)
     ann, graph = ann.to(device), graph.to(device)
 
@@ -173,9 +187,9 @@ def convert(
         delay=settings.delay,
         seed=settings.seed,
     ).to(device)
-    first, _ = next(data.batches(parts.measurement[:size], size))
-    warning = range_warning(low, high, first)
-    total = len(parts.measurement) * max(settings.timesteps)
+    first, _ = next(data.batches(measured_on[:size], size))
+    warnings = tuple(filter(None, (range_warning(low, high, first), unlabelled)))
+    total = len(measured_on) * max(settings.timesteps)
     done = 0
 
     def told(samples: int) -> None:
@@ -183,10 +197,8 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = (
-        (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
-    )
-    measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
+    pairs = ((x.to(device), y if y is None else y.to(device)) for x, y in data.batches(measured_on, size))
+    measured = measure(model, ann, pairs, settings.timesteps, told, spiking, judge)
     clock.lap("measurement")
 
     report = Report(
@@ -209,9 +221,11 @@ def convert(
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
         layers=measured.layers,
+        outputs=measured.outputs,
         metrics=measured.metrics,
         versions=versions(),
-        warnings=(warning,) if warning else (),
+        warnings=warnings,
+        task=judge.task() if judge else None,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )

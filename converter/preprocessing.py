@@ -106,7 +106,7 @@ class Preprocessing:
 
     def placement(self, sample: Array) -> sizing.Placement:
         """Where the image `sample`, [height, width, …], stands in the model's input."""
-        return sizing.placement(*sample.shape[:2], self.resize, self.crop, self.fit)
+        return sizing.placement(sample.shape[0], sample.shape[1], self.resize, self.crop, self.fit)
 
     def wanted_channels(self, expected: Shape | None) -> int | None:
         """How many channels the model's input of shape `expected` has; None when it is no image."""

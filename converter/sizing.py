@@ -1,12 +1,11 @@
 """How an image comes to the model's size, and how what is found there comes back to the image.
 
 Resizing, padding and cropping together are a scale and a shift for each axis: a point (x, y) of the image stands
-at (x · scale_x + left, y · scale_y + top) of the model's input. `Placement` is that, and its inverse.
+at (x · scale_x + left, y · scale_y + top) of the model's input. `Placement` is that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -31,12 +30,10 @@ class Placement:
     left: float
     shown: tuple[int, int]
 
-    def back(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the input as a point of the image, inside it."""
-        return (
-            min(max((x - self.left) / self.scale_x, 0.0), float(self.width)),
-            min(max((y - self.top) / self.scale_y, 0.0), float(self.height)),
-        )
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the whole image in the input; it may reach beyond it."""
+        left, top = round(self.left), round(self.top)
+        return left, top, left + round(self.width * self.scale_x), top + round(self.height * self.scale_y)
 
 
 def placement(height: int, width: int, resize: Resize, crop: int | None, fit: str) -> Placement:
@@ -83,8 +80,8 @@ def sized(image: Image.Image, resize: Resize, crop: int | None, fit: str, pad: i
         return image
     if fit == "stretch" or not isinstance(resize, tuple):
         return image.crop((-left, -top, -left + place.shown[1], -top + place.shown[0]))
-    bands: Sequence[int] = (pad,) * len(image.getbands())
-    canvas = Image.new(image.mode, (place.shown[1], place.shown[0]), bands[0] if len(bands) == 1 else bands)
+    bands = (pad,) * len(image.getbands())
+    canvas = Image.new(image.mode, (place.shown[1], place.shown[0]), pad if len(bands) == 1 else bands)
     canvas.paste(image, (left, top))
     return canvas
 

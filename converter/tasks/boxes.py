@@ -1,6 +1,6 @@
 """Boxes with scores and classes; how much two overlap; of those that overlap, the best (greedy, by class).
 
-    IoU(a, b) = |a ∩ b| / |a ∪ b|
+IoU(a, b) = |a ∩ b| / |a ∪ b|
 """
 
 from __future__ import annotations
@@ -30,14 +30,11 @@ class Boxes:
         return Boxes(self.corners[chosen], self.scores[chosen], self.classes[chosen])
 
     def in_image(self, place: Placement) -> Boxes:
-        """The same boxes in pixels of the image, cut off at its edges; those beside it are gone."""
+        """The same boxes in pixels of the image. They may reach beyond it, as objects at its edges do."""
         scale = torch.tensor([place.scale_x, place.scale_y] * 2, dtype=torch.float64)
         shift = torch.tensor([place.left, place.top] * 2, dtype=torch.float64)
-        corners = (self.corners.double() - shift) / scale
-        limit = torch.tensor([place.width, place.height] * 2, dtype=torch.float64)
-        corners = torch.minimum(corners.clamp_min(0), limit)
-        inside = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        return Boxes(corners, self.scores, self.classes).at(inside)
+        corners = (self.corners.double().cpu() - shift) / scale
+        return Boxes(corners, self.scores.cpu(), self.classes.cpu())
 
 
 def best(boxes: Boxes, overlap: float) -> Boxes:
@@ -46,7 +43,9 @@ def best(boxes: Boxes, overlap: float) -> Boxes:
     "Covers" is an IoU above `overlap`. Equal scores keep their order. Boxes that are not finite are left out.
     """
     boxes = boxes.at(torch.isfinite(boxes.corners).all(1) & torch.isfinite(boxes.scores))
-    corners, scores, classes = (t.double().cpu().numpy() for t in (boxes.corners, boxes.scores, boxes.classes))
+    corners, scores, classes = (
+        t.double().cpu().numpy() for t in (boxes.corners, boxes.scores, boxes.classes)
+    )
     areas = np.clip(corners[:, 2] - corners[:, 0], 0, None) * np.clip(corners[:, 3] - corners[:, 1], 0, None)
     waiting, kept = np.argsort(-scores, kind="stable"), []
     while waiting.size:

@@ -20,6 +20,7 @@ from converter.tasks.labels import Objects
 
 AT_MOST = 1000
 """Boxes of an image and class that count, the best; COCO's own 100 are few for crowds of faces."""
+FAR = 1e10
 Figures = dict[str, float]
 
 
@@ -38,9 +39,9 @@ def average_precision(
         raise ConversionError(
             "average precision needs pycocotools, which is not installed", hint="pip install 'ann2snn[tasks]'"
         ) from error
-    annotations = [row for i, each in enumerate(true) for row in _true(i, each, min_size)]
+    annotations = [row for i, each in enumerate(true) for row in _true(i, each)]
     results = [row for i, each in enumerate(found) for row in _found(i, each)]
-    counted = sorted({row["category_id"] for row in annotations if not row["ignore"]})
+    counted = sorted({r["category_id"] for r in annotations if r["area"] >= min_size**2 and not r["iscrowd"]})
     if not counted:
         return {"mAP50": math.nan, "mAP50:95": math.nan}, {}
     for number, row in enumerate(annotations, 1):
@@ -58,7 +59,8 @@ def average_precision(
         evaluation = COCOeval(*sides, iouType="bbox")
         evaluation.params.catIds = counted
         evaluation.params.maxDets = [AT_MOST]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        # It ignores by an object's area alone, so the squared least side stands there; nothing found has so little.
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[min_size**2, FAR]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])[..., 0, 0]  # [IoU, recall, class]
@@ -66,20 +68,18 @@ def average_precision(
     return {"mAP50": float(precision[0].mean()), "mAP50:95": float(precision.mean())}, by_class
 
 
-def _true(image: int, objects: Objects, min_size: float) -> list[dict[str, Any]]:
+def _true(image: int, objects: Objects) -> list[dict[str, Any]]:
     rows = []
     each = zip(objects.corners.tolist(), objects.classes.tolist(), objects.crowd.tolist(), strict=True)
     for (left, top, right, bottom), kind, crowd in each:
         width, height = right - left, bottom - top
-        ignored = bool(crowd) or min(width, height) < min_size
         rows.append(
             {
                 "image_id": image,
                 "category_id": kind,
                 "bbox": [left, top, width, height],
-                "area": width * height,
+                "area": min(width, height) ** 2,
                 "iscrowd": int(crowd),
-                "ignore": int(ignored),
             }
         )
     return rows
@@ -90,7 +90,7 @@ def _found(image: int, boxes: Boxes) -> list[dict[str, Any]]:
     each = zip(boxes.corners.tolist(), boxes.scores.tolist(), boxes.classes.tolist(), strict=True)
     for (left, top, right, bottom), score, kind in each:
         width, height = right - left, bottom - top
-        box = {"bbox": [left, top, width, height], "area": width * height, "score": score}
+        box = {"bbox": [left, top, width, height], "area": FAR, "score": score}
         rows.append({"image_id": image, "category_id": kind, "iscrowd": 0, **box})
     return rows
 

@@ -84,7 +84,8 @@ def read_labels(spec: str, foreground: int | None = None) -> Labels:
         return of_json(spec, read_one(path))
     if not is_tree(path):
         raise DataError(
-            f"there are no labels {spec}", hint="a COCO or other .json, a folder of YOLO .txt files or of masks"
+            f"there are no labels {spec}",
+            hint="a COCO or other .json, a folder of YOLO .txt files or of masks",
         )
     tree = open_tree(path)
     texts, pictures = tree.visible(frozenset((".txt",))), tree.visible(ENDINGS)

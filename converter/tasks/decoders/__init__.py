@@ -54,7 +54,8 @@ decoders: Registry[Any] = Registry("decoder", "converter.tasks.decoders", group=
 
 def register(decoder: D) -> D:
     """Decorator: this class is the decoder that its module is named after."""
-    return decoders.register(decoder)
+    decoders.register(decoder)
+    return decoder
 
 
 __all__ = ["TASKS", "Boxes", "Detector", "Outputs", "Segmenter", "decoders", "register"]

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 
 from converter.errors import Refusal
-from converter.tasks.decoders import Outputs, register
 from converter.tasks.boxes import Boxes, centred
+from converter.tasks.decoders import Outputs, register
 
 
 @register

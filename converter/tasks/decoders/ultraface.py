@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 
 from converter.errors import Refusal
-from converter.tasks.decoders import Outputs, register
 from converter.tasks.boxes import Boxes
+from converter.tasks.decoders import Outputs, register
 
 
 @register

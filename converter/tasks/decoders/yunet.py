@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from converter.errors import Refusal
-from converter.tasks.decoders import Outputs, register
 from converter.tasks.boxes import Boxes, centred
+from converter.tasks.decoders import Outputs, register
 
 
 @register
@@ -34,7 +34,9 @@ class YuNet:
         """Boxes of each sample, in pixels of the input."""
         levels = self.levels(outputs)
         parts = []
-        for scores, objects, boxes in zip(*(outputs[i : i + levels] for i in range(0, 3 * levels, levels)), strict=True):
+        for scores, objects, boxes in zip(
+            *(outputs[i : i + levels] for i in range(0, 3 * levels, levels)), strict=True
+        ):
             parts.append(self.level(scores, objects, boxes, size))
         found = []
         for sample in range(len(outputs[0])):
@@ -52,7 +54,9 @@ class YuNet:
         wanted = [(1,)] * 2 * levels + [(4,)] * levels
         cells = [o.shape[1] for o in outputs[: 3 * levels]]
         if not levels or ends[: 3 * levels] != wanted or cells != cells[:levels] * 3:
-            raise Refusal("it reads [cells, 1] classes for every stride, then objectness, then [cells, 4] boxes")
+            raise Refusal(
+                "it reads [cells, 1] classes for every stride, then objectness, then [cells, 4] boxes"
+            )
         return levels
 
     @staticmethod
