@@ -143,7 +143,7 @@ DATA = options(
     click.option(
         "--labels",
         metavar="WHAT",
-        help="classify: folder, or sorted (each image its own). Else: COCO or other .json, YOLO or mask folder.",
+        help="classify: folder, or sorted (each image its own). Else: a .json, a YOLO or mask folder.",
     ),
     click.option("--data-root", metavar="DIR", help="Where torchvision data sets are."),
 )

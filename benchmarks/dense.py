@@ -4,7 +4,8 @@
     python -m benchmarks dense --ann yunet            the ANN alone, on all images
 
 Every network goes through `converter.pipeline.convert` once for each kind of spikes and T; ANN and spiking
-network are measured on the same images, every n-th of the set, by the same code. Calibration images are others.
+network are measured on the same images, every n-th of the set, by the same code. Calibration images are
+others.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Sums:
     difference: float = 0.0
     divergence: float = 0.0
     moments: list[float] = field(default_factory=lambda: [0.0] * 5)
-    """Σa, Σb, Σa², Σb², Σab of the values a of the ANN and b of the spiking network, less the ANN's first value."""
+    """Σa, Σb, Σa², Σb², Σab of the ANN's values a and the spiking network's b, less the first a."""
     origin: float | None = None
     probabilities: bool = True
 

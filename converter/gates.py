@@ -28,7 +28,7 @@ class Measured(Protocol):
 
 
 def hold(measured: Measured, task: Task | None, max_drop: float | None, gates: Sequence[str]) -> None:
-    """Raise `GateError` for what the last point misses, all of it at once; `UsageError` for a gate there is not."""
+    """Raise `GateError` for what the last point misses; `UsageError` for a gate there is not."""
     last = measured.curve[-1]
     missed, allowed = [], []
     what, drop = dropped(measured, task)

@@ -187,7 +187,8 @@ def measure(
     `spiking` is the graph of `model` before any calibrator: spikes are held against their neuron's activation
     there, by name, since a correction may have changed the weights of `model`. None: it is `ann` itself.
     Layers and operations are counted over the whole of the longest run. `progress` is told samples times
-    steps as they are done, `timesteps[-1]` for each sample. `witness` sees every answer. Raises `DataError` when there are
+    steps as they are done, `timesteps[-1]` for each sample. `witness` sees every answer. Raises `DataError`
+    when there are
     no samples or a label is not one of the network's classes.
     """
     spiking = spiking or ann

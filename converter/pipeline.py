@@ -65,7 +65,7 @@ class Judge(Witness, Protocol):
     """Says how well a dense network does its task."""
 
     def measurable(self, data: Source, indices: Sequence[int]) -> tuple[list[int], str | None]:
-        """Those of the samples that can be measured, and a warning where some cannot; they come in this order."""
+        """Those of the samples that can be measured, in order; and a warning where some cannot."""
 
     def task(self) -> Task:
         """What was seen."""
@@ -129,7 +129,8 @@ def convert(
 ) -> Conversion:
     """Convert the ONNX file at `path` and measure the result.
 
-    `source(graph)` opens the data for the network's input; `judge` measures what it is for. Calibration and measurement samples are disjoint.
+    `source(graph)` opens the data for the network's input; `judge` measures what it is for. Calibration and
+    measurement samples are disjoint.
     Raises `ConversionError` for whatever the user can mend: the file, the data, the settings.
     """
     clock = Clock()

@@ -37,7 +37,8 @@ class Preprocessing:
 
     `resize`    (height, width), or the length the shorter side gets; bilinear, 8-bit images only
     `crop`      side of the square cut from the centre, after `resize`
-    `fit`       where a resize to (height, width) would change the proportions: `stretch`, `letterbox`, `corner`
+    `fit`       where a resize to (height, width) would change the proportions: `stretch`, `letterbox`,
+    `corner`
     `pad`       the 8-bit value around an image that keeps its proportions
     `layout`    `nchw` or `nhwc`: the order of the model's input
     `channels`  `rgb` or `bgr`: the order of the model's colour channels

@@ -170,7 +170,7 @@ class Task:
     words: str
     """What was measured: images, objects or pixels."""
     ann: dict[str, float]
-    """mAP50, mAP50:95; mIoU, pixel accuracy: the first is what the task is judged by. Empty without labels."""
+    """mAP50, …; mIoU, …: the first is what the task is judged by. Empty without labels."""
     ann_classes: dict[str, float]
     curve: tuple[TaskPoint, ...]
 

@@ -27,7 +27,7 @@ AT_ONCE = 16
 
 
 def question(given: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Question | None:
-    """What the options ask; None for `classify`. `before`: what the artefact was asked, where they say nothing."""
+    """What the options ask, and where they say nothing, what was asked `before`; None for `classify`."""
     before = before or {}
     task = given["task"] or before.get("task") or "classify"
     told = [
@@ -109,7 +109,7 @@ def show(given: Mapping[str, Any]) -> None:
     out = terminal.console()
     out.print(terminal.outputs(measured.outputs))
     out.print(
-        f"{len(paths)} image{'s' * (len(paths) > 1)}, ANN and SNN at T = {', '.join(map(str, steps))}: {target}",
+        f"{len(paths)} images, ANN and SNN at T = {', '.join(map(str, steps))}: {target}",
         markup=False,
     )
 

@@ -1,6 +1,7 @@
 """How an image comes to the model's size, and how what is found there comes back to the image.
 
-Resizing, padding and cropping together are a scale and a shift for each axis: a point (x, y) of the image stands
+Resizing, padding and cropping together are a scale and a shift for each axis: a point (x, y) of the image
+stands
 at (x · scale_x + left, y · scale_y + top) of the model's input. `Placement` is that.
 """
 
@@ -20,7 +21,7 @@ Resize = tuple[int, int] | int | None
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image of `height` x `width` stands in the input, which shows `shown` (height, width) in all."""
+    """Where an image of `height` x `width` stands in an input of `shown` (height, width)."""
 
     height: int
     width: int
@@ -37,7 +38,7 @@ class Placement:
 
 
 def placement(height: int, width: int, resize: Resize, crop: int | None, fit: str) -> Placement:
-    """Where an image of this size stands after `resize` and `crop`. Raises `DataError` for a crop too large."""
+    """Where an image of this size stands in the end. Raises `DataError` for a crop too large."""
     high, wide = resized(height, width, resize, fit)
     top, left, shown = 0, 0, (high, wide)
     if fit != "stretch" and isinstance(resize, tuple):

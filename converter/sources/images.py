@@ -28,7 +28,8 @@ Below = tuple[str, ...]
 def read_images(path: Path, part: str | None, labels: str | None) -> Reading:
     """Every image below `path`, in the order of their names. Raises `DataError`.
 
-    `labels`: `folder`, `sorted` (every image is its own class), `none`, or None for `folder` where there are any.
+    `labels`: `folder`, `sorted` (every image is its own class), `none`, or None for `folder` where there
+    are any.
     """
     if labels not in (None, *LABELS):
         raise DataError(f"there is no kind of labels {labels!r}", hint=f"one of {', '.join(LABELS)}")

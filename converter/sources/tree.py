@@ -1,4 +1,4 @@
-"""Files below a folder, in a zip archive, or in a folder of one: `images/`, `set.zip`, `set.zip/test/images`."""
+"""Files below a folder, in a zip archive, or in a folder of one: `images/`, `set.zip`, `set.zip/test`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What dense networks are for, finding boxes and naming pixels: their outputs read, their labels, how well they do."""
+"""What dense networks are for, finding boxes and naming pixels: outputs, labels, how well they do."""

@@ -1,7 +1,9 @@
-"""How well boxes are found: average precision as COCO counts it (pycocotools), at IoU 0.5 and over 0.5 … 0.95.
+"""How well boxes are found: average precision as COCO counts it, at IoU 0.5 and over 0.5 … 0.95.
 
-A class counts where an object of it is in the images. Objects smaller than a least size are ignored: neither is
-it a miss not to find them, nor a mistake to do so. An image without objects counts: what is found there is wrong.
+A class counts where an object of it is in the images. Objects smaller than a least size are ignored:
+neither is
+it a miss not to find them, nor a mistake to do so. An image without objects counts: what is found there is
+wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def average_precision(
         evaluation = COCOeval(*sides, iouType="bbox")
         evaluation.params.catIds = counted
         evaluation.params.maxDets = [AT_MOST]
-        # It ignores by an object's area alone, so the squared least side stands there; nothing found has so little.
+        # It ignores by an object's area alone, so the squared least side stands there; nothing found has so
+        little.
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[min_size**2, FAR]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()

@@ -1,6 +1,8 @@
-"""Measures a dense network's task while the network is measured: ANN and spiking network, same code, same run.
+"""Measures a dense network's task while the network is measured: ANN and spiking network, same code, same
+run.
 
-For every sample it decodes the outputs, brings what was found back to the image, and holds it against the labels.
+For every sample it decodes the outputs, brings what was found back to the image, and holds it against the
+labels.
 Without labels it only keeps what was found in the first images, for pictures.
 """
 
@@ -126,7 +128,7 @@ class Judge:
         self.answer(ANN, first, outputs)
 
     def answer(self, time: int, first: int, outputs: Sequence[Tensor]) -> None:
-        """Outputs for the batch that the ANN has just answered. Raises `DataError` if the decoder does not fit."""
+        """Outputs for the batch that the ANN has just answered. Raises `DataError` as `decoded` does."""
         read = self.decoded(outputs)
         for offset, where in enumerate(self._places):
             found: Found = (

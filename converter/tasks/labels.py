@@ -1,11 +1,14 @@
 """What is in each image: boxes from COCO JSON, YOLO text or JSON by file name, masks from pictures.
 
-    instances.json        COCO: images, annotations (bbox: left, top, width, height; iscrowd is ignored), categories
+    instances.json        COCO: images, annotations (bbox: left, top, width, height; iscrowd is ignored),
+    categories
     labels.json           {"photo.jpg": [[left, top, right, bottom(, class)], …]}, pixels
-    labels/ set.zip/lab   YOLO: photo.txt with lines `class cx cy width height`, fractions; no file: nothing is there
+    labels/ set.zip/lab   YOLO: photo.txt with lines `class cx cy width height`, fractions; no file: nothing
+    is there
     masks/  set.zip/mask  photo.png or photo_mask.png, a pixel's value being its class; 255 is not looked at
 
-An image and its label share the file's name without its ending. An image that the labels do not speak of is not
+An image and its label share the file's name without its ending. An image that the labels do not speak of is
+not
 measured (but for YOLO, where it is empty); labels that speak of none of the images are an error.
 """
 
@@ -42,7 +45,7 @@ class Objects:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """`boxes(stem, height, width)` and `mask(stem)` of an image by its name without ending; None: not labelled.
+    """`boxes(stem, height, width)` and `mask(stem)` of an image by its name; None: not labelled.
 
     One of the two is there. `classes` are the names of the classes by number, where the file says them.
     """

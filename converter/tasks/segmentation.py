@@ -44,7 +44,7 @@ def as_seen(mask: Mask, place: Placement) -> Mask:
 
 
 def in_image(said: Mask, place: Placement) -> Mask:
-    """What was said of the input as the image shows it, [height, width]; 255 where it was not in the input."""
+    """What was said, as the image shows it, [height, width]; 255 where it was not in the input."""
     left, top, right, bottom = place.box()
     seen = Image.new("L", (right - left, bottom - top), VOID)
     seen.paste(Image.fromarray(said), (-left, -top))
@@ -62,7 +62,7 @@ def check_size(mask: Mask, place: Placement, name: str) -> None:
 
 
 def confusion(said: Mask, true: Mask, classes: int, name: str) -> Tensor:
-    """How many pixels of class i were said to be class j: [classes, classes]. `DataError` for what cannot be."""
+    """How many pixels of class i were said to be class j. `DataError` for a class there is not."""
     measured = true != VOID
     is_, was = true[measured].astype(np.int64), said[measured].astype(np.int64)
     if is_.size and int(is_.max()) >= classes:
@@ -74,7 +74,7 @@ def confusion(said: Mask, true: Mask, classes: int, name: str) -> Tensor:
 
 
 def overlap(counts: Tensor) -> tuple[dict[str, float], dict[int, float]]:
-    """mIoU and pixel accuracy, and the IoU of each class, from `confusion` summed over images; NaN of nothing."""
+    """mIoU and pixel accuracy, and the IoU of each class, from sums of `confusion`; NaN of nothing."""
     counts = counts.double()
     right, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
     by_class = {c: float(right[c] / union[c]) for c in range(len(counts)) if union[c] > 0}

@@ -1,6 +1,7 @@
 """Decoders: how the outputs of a family of networks are read, one family a file.
 
-A decoder is a frozen dataclass whose fields are its options; its file is its public name, or an entry point of
+A decoder is a frozen dataclass whose fields are its options; its file is its public name, or an entry point
+of
 the group `ann2snn.decoders` is. It reads the ANN's outputs and the spiking network's alike.
 """
 
@@ -28,7 +29,7 @@ class Detector(Protocol):
     """Of two boxes of a class that overlap by more than this IoU, the one with the lower score is dropped."""
 
     def __call__(self, outputs: Outputs, size: tuple[int, int]) -> list[Boxes]:
-        """For each sample its boxes, in pixels of the input, whose (height, width) is `size`; before any is dropped.
+        """For each sample its boxes, in pixels of the input, which is of `size` (height, width).
 
         Raises `Refusal` when the outputs are not what it reads.
         """
@@ -41,7 +42,8 @@ class Segmenter(Protocol):
     """`segment`."""
 
     def __call__(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Scores [batch, classes, h, w] that cover the input; the largest names the pixel's class, 0 the ground.
+        """Scores [batch, classes, h, w] that cover the input; the largest names the pixel's class, 0 the
+        ground.
 
         Raises `Refusal` when the outputs are not what it reads.
         """

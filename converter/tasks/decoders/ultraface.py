@@ -1,6 +1,7 @@
 """Boxes from two lists: scores [N, classes], of which class 0 is the ground, and boxes [N, 4] as fractions.
 
-So UltraFace and many exports of SSD end. Boxes are (left, top, right, bottom); class 1 of the scores is class 0
+So UltraFace and many exports of SSD end. Boxes are (left, top, right, bottom); class 1 of the scores is
+class 0
 of what is found.
 """
 
