@@ -110,14 +110,20 @@ DENSE = {
         COCO,
         "coco128_val2017.zip/object_detection/labels",
         Preprocessing(resize=(352, 352), channels="bgr"),
-        *("detect", "fastestdet", 0.338, "mAP50"),
+        task="detect",
+        decoder="fastestdet",
+        figure=0.338,
+        named="mAP50",
         runs=(*RUNS, *SHORT),
     ),
     "yunet": Dense(
         "yunet_n_640_640",
         *FACES,
         Preprocessing(resize=(640, 640), fit="corner", channels="bgr", scale=1.0),
-        *("detect", "yunet", 0.878, "mAP50"),
+        task="detect",
+        decoder="yunet",
+        figure=0.878,
+        named="mAP50",
         min_size=32,
         runs=(*RUNS, *SHORT),
         calibration=8,
@@ -126,7 +132,10 @@ DENSE = {
         "ultraface_rfb_320",
         *FACES,
         Preprocessing(resize=(240, 320), scale=1.0, mean=(127.0,), std=(128.0,)),
-        *("detect", "ultraface", 0.775, "mAP50"),
+        task="detect",
+        decoder="ultraface",
+        figure=0.775,
+        named="mAP50",
         min_size=32,
     ),
     "unet": Dense(
@@ -134,7 +143,10 @@ DENSE = {
         "carvana_318_47x31.zip/test_images",
         "carvana_318_47x31.zip/test_masks",
         Preprocessing(),
-        *("segment", "argmax", 0.903, "IoU"),
+        task="segment",
+        decoder="argmax",
+        figure=0.903,
+        named="IoU",
         cut=("Conv_82",),
         calibration=64,
     ),
@@ -143,7 +155,10 @@ DENSE = {
         COCO,
         "coco128_val2017.zip/semantic_segmentation/masks",
         Preprocessing(resize=(513, 513), scale=1 / 127.5, mean=(1.0,)),
-        *("segment", "argmax", 0.498, "IoU"),
+        task="segment",
+        decoder="argmax",
+        figure=0.498,
+        named="IoU",
         foreground=1,
         share=0.1,
         calibration=4,
@@ -168,7 +183,10 @@ def measured(
     """One conversion, calibrated for the last of `timesteps`; what is kept of it."""
     neuron, levels = neuron_for(spikes)
     target = max(timesteps)
-    made = [(kind, calibrators[kind](timesteps=target)) for kind in chain]
+    made: list[tuple[str, Any]] = []
+    for name_of in chain:
+        kind: Any = calibrators[name_of]
+        made.append((name_of, kind(timesteps=target)))
     settings = Settings(
         neuron=neuron,
         neuron_options={} if levels is None else {"levels": levels},

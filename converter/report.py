@@ -190,14 +190,14 @@ class Report:
     ann_accuracy: float | None
     curve: tuple[Point, ...]
     layers: tuple[Layer, ...]
-    outputs: tuple[Output, ...]
-    """Every output against the ANN's."""
     metrics: dict[str, Any]
     """NeuroBench: footprint, connection_sparsity, activation_sparsity, synaptic_operations; and energy."""
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
     timing: tuple[str, ...] = ()
     """How the layers share the time, in words, where they do not all fire at every step."""
+    outputs: tuple[Output, ...] = ()
+    """Every output against the ANN's."""
     task: Task | None = None
     date: str = ""
     timings: dict[str, float] = field(default_factory=dict)

@@ -61,8 +61,7 @@ def average_precision(
         evaluation = COCOeval(*sides, iouType="bbox")
         evaluation.params.catIds = counted
         evaluation.params.maxDets = [AT_MOST]
-        # It ignores by an object's area alone, so the squared least side stands there; nothing found has so
-        little.
+        # It ignores by area alone: the squared least side stands there, and nothing found has so little.
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[min_size**2, FAR]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
