@@ -12,8 +12,8 @@ from benchmarks.dense import DENSE, ann_figures, parted
 from converter.sources.reading import Reading
 
 TOLERANCE = {"fastestdet": 0.001, "yunet": 0.005, "ultraface": 0.01, "unet": 0.001, "deeplab": 0.001}
-"""How near to the README's figure ours is. YuNet's (0.882 here) and UltraFace's (0.767) differ beyond the third
-digit: it does not say how images were resized there, nor how precision was averaged over recall."""
+"""How near to the README's figure ours is. YuNet's is 0.882 here and UltraFace's 0.767: it does not say how
+images were resized there, nor how precision was averaged over recall."""
 
 
 @pytest.mark.slow
