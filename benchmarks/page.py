@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dense_page
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
@@ -262,6 +263,8 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
+    if kept := sorted(path.stem for path in folder.glob("dense-*.json")):
+        parts.append(dense_page.section(read_result(name, folder) for name in kept))
     return "\n".join(parts)
 
 
