@@ -10,10 +10,10 @@ from benchmarks._common import markdown
 HEAD = """\
 ## Detectors and segmenters
 
-Whole networks through `--task`, ANN and spiking network on the same images by the same code; calibration images
-are others. *Every* n-th image of the set was measured. *Output error* is |SNN − ANN| / |ANN| over all outputs,
-averaged over images. The slowest layer is the one whose mean spikes are furthest from its activation after the
-longest run. IoU is that of the thing against the ground, over all pixels together.
+Whole networks through `--task`, ANN and spiking network on the same images by the same code; calibration
+images are others. *Every* n-th image of the set was measured. *Output error* is |SNN − ANN| / |ANN| over all
+outputs, averaged over images. The slowest layer is the one whose mean spikes are furthest from its activation
+after the longest run. IoU is that of the thing against the ground, over all pixels together.
 """
 
 
