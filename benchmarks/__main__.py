@@ -17,6 +17,7 @@ BENCHMARKS = {
         "first_spike",
         "how accurate is a first-spike network for each window, and how soon does it answer?",
     ),
+    "dense": ("dense", "how well do whole detectors and segmenters do as spiking networks?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

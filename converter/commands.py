@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from converter import artefact, config, oracle, pipeline, terminal
+from converter import artefact, config, gates, oracle, pipeline, showing, terminal
 from converter import diagnose as diagnosing
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
-from converter.errors import GateError, UsageError
+from converter.errors import UsageError
 from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
@@ -27,6 +27,9 @@ from converter.preprocessing import Preprocessing
 from converter.rate import refuse_early
 from converter.registry import Registry
 from converter.report import Report
+from converter.sources.images import LABELS
+from converter.tasks import pictures
+from converter.tasks.judge import Judge
 
 Options = Mapping[str, Any]
 EMBEDDED = "digits"
@@ -41,6 +44,8 @@ CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calib
 """Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
 WINDOWS = (8, 16, 24, 32, 64)
 """Steps of a window, unless they are asked for."""
+PICTURED = 4
+"""At how many of the last times of a curve the page shows what a dense network found."""
 VERIFIED = 8
 """How many samples `--verify` compares."""
 
@@ -71,7 +76,8 @@ def inspect(given: Options) -> int:
 
 def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     """Convert, write the artefact with `run` as its run.toml, print the curve, hold it against the gate."""
-    gate(converted(given, calibrators, run), given["max_drop"])
+    report = converted(given, calibrators, run)
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def converted(given: Options, calibrators: Registry[Any], run: Options) -> Report:
@@ -103,9 +109,11 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         (name, kind(**option)) for name, kind, option in zip(given["calibrator"], kinds, chosen, strict=True)
     ]
     path = model_path(given["model"])
+    asked = showing.question(given)
+    judge = Judge(asked) if asked else None
 
     def source(graph: Graph) -> Source:
-        data = opened(given, graph, preprocessing(given, Preprocessing()))
+        data = opened(given, graph, preprocessing(given, Preprocessing()), dense=asked is not None)
         if given["verify"]:
             samples = range(min(graph.batch or VERIFIED, len(data)))
             x, _ = next(data.batches(samples, len(samples)))
@@ -117,13 +125,18 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         return data
 
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        done = pipeline.convert(path, source, steps, settings, progress)
+        done = pipeline.convert(path, source, steps, settings, progress, judge)
     # What was chosen is written down, not that it was to be chosen.
     chose = done.calibrators != given["calibrator"]
     run = {**run, "calibrator": done.calibrators, "budget": None if chose else run["budget"]}
     toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, config.RUN)
-    artefact.write(done, target, run=toml, search=given["search"], force=given["force"])
     report = done.report
+    drawn = (
+        pictures.png(pictures.sheet(judge.pictures, [p.timesteps for p in report.curve][-PICTURED:]))
+        if judge
+        else None
+    )
+    artefact.write(done, target, run=toml, search=given["search"], picture=drawn, force=given["force"])
     for warning in report.warnings:
         warn(given, warning)
     if given["as_json"]:
@@ -154,23 +167,7 @@ def tune(given: Options, calibrators: Registry[Any], run: Options) -> None:
         raise
     if search == beside:
         search.unlink(missing_ok=True)
-    gate(report, given["max_drop"])
-
-
-def gate(report: Report, allowed: float | None) -> None:
-    """Raise `GateError` if the last point of the curve falls `allowed` percentage points below the ANN."""
-    last = report.curve[-1]
-    if report.ann_accuracy is None or last.accuracy is None:
-        what, drop = "agreement", 100 * (1 - last.agreement)
-    else:
-        what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
-    if allowed is not None and drop > allowed:
-        raise GateError(
-            f"after {last.timesteps} step{'s' * (last.timesteps > 1)} the {what} is {drop:.2f} points below "
-            "the ANN's",
-            why=f"--max-drop allows {allowed:g}; the artefact and its report were written",
-            hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
-        )
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def evaluate(given: Options) -> None:
@@ -178,26 +175,33 @@ def evaluate(given: Options) -> None:
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     model = stored.model.to(target)
-    data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
+    asked = showing.question(given, stored.report.get("task"))
+    data = opened(given, model.graph, preprocessing(given, stored.preprocessing), dense=asked is not None)
     part, said = measured_part(data, stored, given["samples"])
+    judge, warnings = Judge(asked) if asked else None, list[str]()
+    if judge:
+        part, warning = judge.measurable(data, part)
+        warnings += [warning] if warning else []
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
     refuse_early(timesteps, model.delay)
     size = batch_that_fits(model.graph, given["batch_size"])
-    warnings = list(
-        filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
-    )
+    scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
+    warnings += [scaled] if scaled else []
     for warning in warnings:
         warn(given, warning)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "measuring", len(part) * max(timesteps))
         pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
-        measured = measure(model, stored.ann.to(target), pairs, timesteps, told)
+        measured = measure(model, stored.ann.to(target), pairs, timesteps, told, witness=judge)
+    task = judge.task() if judge else None
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
-        print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
-        return
-    show(*terminal.evaluation(measured, said, every=given["verbose"]))
+        told_task = {"task": asdict(task)} if task else {}
+        print(terminal.document({**asdict(measured), **told_task, **about, "versions": pipeline.versions()}))
+    else:
+        show(*terminal.evaluation(measured, said, task, every=given["verbose"]))
+    gates.hold(measured, task, given["max_drop"], given["gate"])
 
 
 def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:
@@ -351,12 +355,17 @@ def preprocessing(given: Options, base: Preprocessing) -> Preprocessing:
     return replace(base, **changed)
 
 
-def opened(given: Options, graph: Graph, prepared: Preprocessing) -> Source:
-    """The data source, for the network's input."""
+def opened(given: Options, graph: Graph, prepared: Preprocessing, *, dense: bool = False) -> Source:
+    """The data source, for the network's input; for a `dense` one, labels are no classes of images."""
     if len(graph.inputs) != 1:
         raise UsageError(f"{graph.name} has {len(graph.inputs)} inputs; a data source feeds one")
     root = given["data_root"] or DATA_ROOT
-    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=given["labels"], root=root)
+    labels = "none" if dense else given["labels"]
+    if labels not in (None, *LABELS):
+        raise UsageError(
+            f"there is no kind of labels {labels!r} of images", hint="folder or sorted; boxes, masks: --task"
+        )
+    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=labels, root=root)
 
 
 def device(given: Options) -> str:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from converter.divergence import divergence
 from converter.errors import DataError
+from converter.fidelity import Fidelity
 from converter.graph import BATCH, Graph, Node, Shape, batch_axes, size_of
 from converter.neurons import Neuron
 from converter.observe import activations_of, voices_of
 from converter.operations import fan_out_of, macs_of, microjoules, summary
 from converter.ops import Conv, ConvTranspose, Linear
-from converter.report import Layer, Point
+from converter.report import Layer, Output, Point
 from converter.schedules import Model
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
@@ -33,7 +34,18 @@ class Measurement:
     ann_accuracy: float | None
     curve: tuple[Point, ...]
     layers: tuple[Layer, ...]
+    outputs: tuple[Output, ...]
     metrics: dict[str, Any]
+
+
+class Witness(Protocol):
+    """Sees the answers while they are measured."""
+
+    def ann(self, first: int, outputs: Sequence[Tensor]) -> None:
+        """The ANN's outputs for a batch that begins with the sample `first` of the run."""
+
+    def answer(self, time: int, first: int, outputs: Sequence[Tensor]) -> None:
+        """The spiking network's, after `time` steps."""
 
 
 @dataclass
@@ -168,13 +180,15 @@ def measure(
     timesteps: Sequence[int],
     progress: Progress = lambda done: None,
     spiking: Graph | None = None,
+    witness: Witness | None = None,
 ) -> Measurement:
     """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
 
     `spiking` is the graph of `model` before any calibrator: spikes are held against their neuron's activation
     there, by name, since a correction may have changed the weights of `model`. None: it is `ann` itself.
     Layers and operations are counted over the whole of the longest run. `progress` is told samples times
-    steps as they are done, `timesteps[-1]` for each sample. Raises `DataError` when there are
+    steps as they are done, `timesteps[-1]` for each sample. `witness` sees every answer. Raises `DataError`
+    when there are
     no samples or a label is not one of the network's classes.
     """
     spiking = spiking or ann
@@ -186,6 +200,7 @@ def measure(
     fan_out = {node: fan_out_of(node) for node in synapses}
     sources = frozenset(n.inputs[0] for n in synapses)
     voices = voices_of(model.graph)
+    fidelity = Fidelity(steps, len(model.graph.outputs))
     active = samples = ann_right = 0.0
     labelled = True
     for inputs, labels in batches:
@@ -194,12 +209,17 @@ def measure(
         choice = target[0].argmax(1)
         if labels is not None:
             check_labels(labels, target[0].shape[1])
+        if witness is not None:
+            witness.ann(int(samples), target)
         activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
         done, watch = 0, Watch(sources, voices)
         for time, readout, watch in model.answers(inputs, steps, lambda: Watch(sources, voices)):
             if time in answers:
                 reached = operations_of(watch, fan_out)
                 add_answers(answers[time], readout, target, labels, float(watch.total), reached)
+                fidelity.add(time, readout, target)
+                if witness is not None:
+                    witness.answer(time, int(samples), readout)
             progress(count * (time - done))
             done = time
         for node, sums in layers.items():
@@ -221,6 +241,9 @@ def measure(
         ann_accuracy=ann_right / samples if labelled else None,
         curve=curve,
         layers=tuple(layers[node].layer(node, voice, last) for voice, node in voices.items()),
+        outputs=fidelity.outputs(
+            [o.name for o in ann.outputs], ["x".join(map(str, sample_shape(o.shape))) for o in ann.outputs]
+        ),
         metrics=summary(
             model, spiking, curve[-1].spikes_per_neuron, active / samples / neurons, operations, last
         ),

@@ -20,7 +20,7 @@ from converter.diagnose import Diagnosis
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
-from converter.report import Decision, Point, Report, plain
+from converter.report import Decision, Output, Point, Report, Task, plain
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -113,10 +113,39 @@ def decisions(rows: Sequence[Decision]) -> list[Any]:
     ]
 
 
+def outputs(each: Sequence[Output]) -> Table:
+    """Every output against the ANN's after the longest run."""
+    made = table(
+        "output", "shape", "T", "error", "difference", "correlation", "KL, nats", left=("output", "shape")
+    )
+    for output in each:
+        last = output.curve[-1]
+        figures = words.percent(last.error), words.number(last.difference), words.figure(last.correlation)
+        made.add_row(
+            escape(output.name), output.shape, str(last.timesteps), *figures, words.nats(last.divergence)
+        )
+    return made
+
+
+def task(measured: Task) -> list[Any]:
+    """How well a dense network does its task over time, the ANN last; nothing without labels."""
+    if not measured.ann:
+        return [escape(measured.words)]
+    made = table("T", *measured.ann)
+    for point in measured.curve:
+        made.add_row(str(point.timesteps), *(words.figure(point.figures[name]) for name in measured.ann))
+    made.add_section()
+    made.add_row("ANN", *map(words.figure, measured.ann.values()), style="bold")
+    return [made, escape(f"{measured.task}, decoder {measured.decoder}: {measured.words}")]
+
+
 def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     """The result of a conversion; with `every`, each layer, and what was done to the network."""
     shown: list[Any] = [curve(report.curve, report.ann_accuracy)]
+    if report.task is not None:
+        shown += [outputs(report.outputs), *task(report.task)]
     if every:
+        shown += [outputs(report.outputs)] * (report.task is None)
         shown.append(layers([asdict(layer) for layer in report.layers]))
         shown += decisions(report.decisions)
         shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
@@ -132,10 +161,12 @@ def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     ]
 
 
-def evaluation(measured: Measurement, samples: str, *, every: bool) -> list[Any]:
+def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *, every: bool) -> list[Any]:
     """The answers over time and what they cost; `samples` says on what, `every` adds the layers."""
     return [
         curve(measured.curve, measured.ann_accuracy),
+        *([outputs(measured.outputs)] if every or dense else []),
+        *(task(dense) if dense else []),
         *([layers([asdict(layer) for layer in measured.layers])] if every else []),
         operations(measured.metrics),
         escape(f"measured on {samples}"),

@@ -27,6 +27,7 @@ OWNERS = {
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
+    "pycocotools": set[str](),
     "nir": {"converter.exporters.nir"},
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
@@ -76,7 +77,24 @@ ALLOWED = {
     "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
-    "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},
+    "converter.sizing": BASE,
+    "converter.preprocessing": {"converter.sizing", "converter.graph", *BASE},
+    "converter.sources": {
+        *("converter.preprocessing", "converter.sources.reading", "converter.sources.tree"),
+        *("converter.vision", *BASE),
+    },
+    "converter.fidelity": {"converter.divergence", "converter.report"},
+    # What a network found is held against labels beside its images; nobody below knows of tasks.
+    "converter.tasks": {
+        *(
+            "converter.tasks",
+            "converter.data",
+            "converter.sources.images",
+            "converter.sources.tree",
+            "converter.sizing",
+        ),
+        *("converter.report", "converter.graph", *BASE),
+    },
     "converter.exporters": {*SCHEDULES, "converter.report", *SPIKING, *LEAVES},
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
