@@ -130,8 +130,7 @@ OF_THE_MOMENT = ("directory", "search", "resume", "force", "config", "as_json", 
 """Parameters that are no part of what a run computes."""
 COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
 SOURCES = "Folder or .zip of images, .npz, .npy, digits, or a torchvision name; NAME:test takes a part."
-DATA = options(
-    click.option("--data", required=True, metavar="SOURCE", help=SOURCES),
+PREPARATION = options(
     click.option("--resize", type=Written("size"), metavar="SIZE", help="HEIGHTxWIDTH, or the shorter side."),
     click.option(
         "--fit",
@@ -186,6 +185,7 @@ GATES = options(
         help="Exit with 3 if output-error or divergence is above, or a figure of the task below.",
     ),
 )
+DATA = options(click.option("--data", required=True, metavar="SOURCE", help=SOURCES), PREPARATION)
 SAMPLES = click.option("--samples", type=COUNT, help="How many to measure on. [default: all]")
 CODE = options(
     click.option(
@@ -638,6 +638,40 @@ def diagnose(**given: Any) -> None:
     from converter import commands
 
     commands.diagnose(given)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn export digits.snn --to onnx -o digits-step.onnx")
+@click.argument("artefact", metavar="DIR")
+@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2.")
+@click.option("-o", "file", metavar="FILE", help="The file to write.")
+@click.option(
+    "-T", "--timesteps", type=COUNT, metavar="T", help="Steps of a run. [default: the last as converted]"
+)
+@click.option("--opset", type=COUNT, metavar="N", help="ONNX operators to write with. [default: 20]")
+@click.option(
+    "--target",
+    metavar="CHIP",
+    help="Say what of the network fits: loihi2, speck, generic:axons=4096,bits=8. Needs no --to.",
+)
+@click.option(
+    "--allow", multiple=True, metavar="WHAT", help="Write what the form says less exactly (it is named)."
+)
+@click.option(
+    "--maxpool", type=click.Choice(["average"]), help="Means instead of max-pools; --data says at what cost."
+)
+@click.option("--no-verify", is_flag=True, help="Do not run what was written beside the network.")
+@click.option("--data", metavar="SOURCE", help="Samples to verify on. [default: random, seeded]")
+@PREPARATION
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@SAYING
+def export(**given: Any) -> None:
+    """Write the network in DIR in a form that other programs run.
+
+    What is written is run on a few samples beside the network, and has its name only if it is the same.
+    """
+    from converter import commands
+
+    commands.export(given)
 
 
 @main.command("list", epilog=EXAMPLE + "  ann2snn list calibrators")

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 
-from converter import artefact, config, gates, oracle, pipeline, showing, terminal
+from converter import artefact, config, exports, gates, oracle, pipeline, showing, targets, terminal
 from converter import diagnose as diagnosing
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import UsageError
-from converter.files import refuse_directory, sha256
+from converter.exporters._check import Order
+from converter.files import refuse_directory, refuse_file, sha256
 from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import batch_that_fits, measure
@@ -235,6 +237,67 @@ def diagnose(given: Options) -> None:
         print(terminal.document(asdict(found)))
     else:
         show(*terminal.diagnosis(found))
+
+
+def export(given: Options) -> None:
+    """Write an artefact in another form, or say what of it fits a chip, or both."""
+    if given["form"] is None and given["target"] is None:
+        raise UsageError("nothing is asked for", hint=f"--to {', '.join(exports.FORMS)}; or --target CHIP")
+    if (given["form"] is None) != (given["file"] is None):
+        raise UsageError("--to and -o go together: the form, and the file to write")
+    stored = artefact.read(given["artefact"])
+    said: dict[str, Any] = {"artefact": str(given["artefact"])}
+    if given["target"] is not None:
+        found = targets.fit(stored.model, given["target"])
+        said["target"] = {**asdict(found), "fits": found.fits}
+        if not given["as_json"]:
+            show(*terminal.fit(found))
+    if given["form"] is not None:
+        refuse_file(Path(given["file"]), given["force"])
+        steps = given["timesteps"] or stored.report["settings"]["timesteps"][-1]
+        refuse_early([steps], stored.model.delay)
+        order = Order(steps, given["opset"], given["allow"], stored.report)
+        if given["maxpool"] is not None:
+            before, stored = stored, replace(stored, model=exports.averaged(stored.model))
+            said["maxpool"] = cost = averaging(given, before, stored, steps)
+            if not given["as_json"]:
+                show(f"max-pools became means: {terminal.cost(cost)}")
+        x = None if given["no_verify"] else samples_of(given, stored)
+        check = exports.export(stored.model, order, given["form"], given["file"], x, force=given["force"])
+        words = "not verified" if check is None else check.words
+        said |= {"file": str(given["file"]), "form": given["form"], "verified": check and asdict(check)}
+        if not given["as_json"]:
+            show(f"{escape(str(given['file']))}: {escape(words)}")
+    if given["as_json"]:
+        print(terminal.document(said))
+
+
+def averaging(
+    given: Options, before: artefact.Artefact, after: artefact.Artefact, steps: int
+) -> dict[str, Any]:
+    """How well the network answers with max-pools and with means. Raises `UsageError` without data."""
+    if given["data"] is None:
+        raise UsageError(
+            "--maxpool average makes another network of it", hint="--data SOURCE says what that costs"
+        )
+    found: dict[str, Any] = {"timesteps": steps}
+    for name, stored in (("before", before), ("after", after)):
+        data = opened(given, stored.model.graph, preprocessing(given, stored.preprocessing))
+        part, found["samples"] = measured_part(data, stored, None)
+        size = batch_that_fits(stored.model.graph, 100)
+        point = measure(stored.model, stored.ann, data.batches(part, size), [steps]).curve[-1]
+        found[name] = {"accuracy": point.accuracy, "agreement": point.agreement}
+    return found
+
+
+def samples_of(given: Options, stored: artefact.Artefact) -> tuple[torch.Tensor, ...]:
+    """A few samples to verify an export on: of the data, or random within the range of the calibration."""
+    graph = stored.model.graph
+    if given["data"] is None:
+        return exports.random_samples(graph, *stored.input_range)
+    data = opened(given, graph, preprocessing(given, stored.preprocessing))
+    count = graph.batch or min(exports.SAMPLES, len(data))
+    return (next(data.batches(range(count), count))[0],)
 
 
 OF_CALIBRATORS = (

@@ -21,6 +21,7 @@ from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
 from converter.report import Decision, Output, Point, Report, Task, plain
+from converter.targets import Fit
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -159,6 +160,23 @@ def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
         escape(f"calibrated on {report.data.calibration}; measured on {report.data.measurement}"),
         escape(f"the page: {target / 'report.html'}"),
     ]
+
+
+def fit(found: Fit) -> list[Any]:
+    """What of a network fits a chip, layer by layer."""
+    made = table("layer", "neurons", "fan-in", "fan-out", "bits", "synapses", "fits", left=("layer", "fits"))
+    for layer in found.layers:
+        numbers = (layer.neurons, layer.axons, layer.fanout, layer.bits, layer.synapses)
+        made.add_row(escape(layer.name), *(f"{n:,}" for n in numbers), "; ".join(layer.refused) or "yes")
+    whole = "; ".join(found.refused) or ("fits" if found.fits else "its layers do not fit")
+    return [made, escape(f"{found.target}: {whole}"), escape(f"limits: {found.source}")]
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    """What a change cost in accuracy, or without labels in agreement with the ANN."""
+    what = "agreement" if found["before"]["accuracy"] is None else "accuracy"
+    before, after = (words.percent(found[name][what]) for name in ("before", "after"))
+    return f"{what} {before} before, {after} after, at {found['timesteps']} steps, on {found['samples']}"
 
 
 def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *, every: bool) -> list[Any]:

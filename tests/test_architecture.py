@@ -22,13 +22,14 @@ OWNERS = {
     "click": {"cli"},
     "onnx": {
         *("converter.importer", "converter.onnx_file", "converter.constants"),
-        *("converter.exporters.onnx", "converter.exporters._onnx"),
+        *("converter.exporters.onnx", "converter.exporters.onnx_loop", "converter.exporters._onnx"),
+        *("converter.exporters._onnx_neurons", "converter.exporters._onnx_window"),
     },
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
     "pycocotools": set[str](),
-    "nir": {"converter.exporters.nir"},
+    "nir": {"converter.exporters.nir", "converter.exporters._nir_signals"},
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.packed", "converter.view", *BASE}
@@ -95,7 +96,7 @@ ALLOWED = {
         ),
         *("converter.report", "converter.graph", *BASE),
     },
-    "converter.exporters": {*SCHEDULES, "converter.report", *SPIKING, *LEAVES},
+    "converter.exporters": {*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES},
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),

@@ -26,7 +26,7 @@ from tests.dense_networks import detector, pictures
 
 PLAIN = ("--calibrator", "percentile")
 QUICK = ("--data", "digits", "-T", "2,8", "--samples", "60", "--calibration-samples", "80")
-COMMANDS = ("inspect", "convert", "tune", "train", "evaluate", "show", "diagnose", "list")
+COMMANDS = ("inspect", "convert", "tune", "train", "evaluate", "show", "diagnose", "export", "list")
 
 
 def ann2snn(*arguments: object) -> Result:

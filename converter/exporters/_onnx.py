@@ -96,6 +96,10 @@ class Writer:
         """A float32 scalar."""
         return self.weight(np.array(value, dtype=np.float32))
 
+    def long(self, value: int) -> str:
+        """An int64 scalar."""
+        return self.weight(np.array(value, dtype=np.int64))
+
     def integers(self, *values: int) -> str:
         """A vector of int64."""
         return self.weight(np.array(values, dtype=np.int64))
