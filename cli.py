@@ -67,15 +67,15 @@ class Thing(click.ParamType[Any]):
 
     name = "name"
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+        self.kind, self.package, self.group = kind, package, group
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name, if there is such a thing."""
         from converter.catalogue import names
         from converter.registry import did_you_mean
 
-        if value not in (known := names(self.package)):
+        if value not in (known := names(self.package, self.group)):
             self.fail(f"there is no {self.kind} {value!r}; {did_you_mean(str(value), known)}", param, ctx)
         return value
 
@@ -85,7 +85,9 @@ class Thing(click.ParamType[Any]):
 
         from converter.catalogue import names
 
-        return [CompletionItem(name) for name in names(self.package) if name.startswith(incomplete)]
+        return [
+            CompletionItem(name) for name in names(self.package, self.group) if name.startswith(incomplete)
+        ]
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -118,13 +120,24 @@ def recorded(command: click.Command) -> dict[str, Any]:
     return {max(p.opts, key=len).lstrip("-"): p for p in command.params if p.name not in OF_THE_MOMENT}
 
 
+def asked(ctx: click.Context) -> frozenset[str]:
+    """The parameters that stand on the command line."""
+    written = click.core.ParameterSource.COMMANDLINE
+    return frozenset(name for name in ctx.params if ctx.get_parameter_source(name) is written)
+
+
 OF_THE_MOMENT = ("directory", "search", "resume", "force", "config", "as_json", "quiet", "verbose")
 """Parameters that are no part of what a run computes."""
 COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
 SOURCES = "Folder or .zip of images, .npz, .npy, digits, or a torchvision name; NAME:test takes a part."
-DATA = options(
-    click.option("--data", required=True, metavar="SOURCE", help=SOURCES),
+PREPARATION = options(
     click.option("--resize", type=Written("size"), metavar="SIZE", help="HEIGHTxWIDTH, or the shorter side."),
+    click.option(
+        "--fit",
+        type=click.Choice(["stretch", "letterbox", "corner"]),
+        help="Where --resize HEIGHTxWIDTH has other proportions; the latter two keep them.",
+    ),
+    click.option("--pad", type=click.IntRange(0, 255), help="8-bit value beside an image that keeps them."),
     click.option("--crop", type=COUNT, help="Side of the square kept, from the centre."),
     click.option("--normalize", metavar="HOW", help="imagenet, cifar10, none, or MEAN/STD such as 0.5/0.25."),
     click.option("--mean", type=Written("channels"), metavar="M,…", help="Subtracted after scaling."),
@@ -133,11 +146,76 @@ DATA = options(
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Of the model's input."),
     click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Of the model's input."),
     click.option(
-        "--labels", type=click.Choice(["folder", "sorted"]), help="Images: by sub-folder, or each its own."
+        "--labels",
+        metavar="WHAT",
+        help="classify: folder, or sorted (each image its own). Else: a .json, a YOLO or mask folder.",
     ),
     click.option("--data-root", metavar="DIR", help="Where torchvision data sets are."),
 )
+TASK = options(
+    click.option(
+        "--task",
+        type=click.Choice(["classify", "detect", "segment"]),
+        help="What it is for. [default: classify]",
+    ),
+    click.option(
+        "--decoder",
+        type=Thing("decoder", "converter.tasks.decoders", "ann2snn.decoders"),
+        help="How the outputs are read (ann2snn list decoders). [default for segment: argmax]",
+    ),
+    click.option("--score", type=click.FloatRange(0, 1), help="For decoders of boxes: the least score."),
+    click.option("--threshold", type=float, help="For decoder threshold. [default: 0.5]"),
+    click.option("--min-size", type=click.FloatRange(min=0), help="Smaller objects do not count, in pixels."),
+    click.option(
+        "--foreground", type=click.IntRange(0, 254), help="The masks' value that is class 1, others 0."
+    ),
+)
+GATES = options(
+    click.option(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="Exit with 3 if accuracy, mAP50 or mIoU (no labels: agreement) falls by more.",
+    ),
+    click.option(
+        "--gate",
+        multiple=True,
+        type=Written("gate"),
+        metavar="NAME=VALUE",
+        help="Exit with 3 if output-error or divergence is above, or a figure of the task below.",
+    ),
+)
+DATA = options(click.option("--data", required=True, metavar="SOURCE", help=SOURCES), PREPARATION)
 SAMPLES = click.option("--samples", type=COUNT, help="How many to measure on. [default: all]")
+CODE = options(
+    click.option(
+        "--code",
+        type=click.Choice(["rate", "first-spike"]),
+        default="rate",
+        show_default=True,
+        help="What spikes say: how many come, or when the one of a neuron comes.",
+    ),
+    click.option(
+        "--window",
+        type=Written("windows"),
+        metavar="T,…",
+        help="For code first-spike: steps of a window, or continuous. [default: 8,16,24,32,64]",
+    ),
+    click.option(
+        "--kernel",
+        type=click.Choice(["base-2", "linear"]),
+        help="For code first-spike: what a later spike is worth. [default: base-2; continuous: linear]",
+    ),
+    click.option("--tau", type=float, help="For kernel base-2: steps that halve a spike. [default: T/6]"),
+    click.option(
+        "--coder", type=click.Choice(["round", "floor"]), help="For code first-spike. [default: round]"
+    ),
+    click.option(
+        "--slack",
+        type=float,
+        help="For window continuous: reach, in largest activations calibrated. [default: 1.5]",
+    ),
+)
 NETWORK = options(
     click.option(
         "--input-shape",
@@ -185,7 +263,11 @@ def inspect(**given: Any) -> int:
     return commands.inspect(given)
 
 
-@main.command(epilog=EXAMPLE + "  ann2snn convert digits -o digits.snn --data digits -T 1,2,4,8,16,32")
+@main.command(
+    epilog=EXAMPLE
+    + "  ann2snn convert digits -o digits.snn --data digits -T 1,2,4,8,16,32\n"
+    + "  ann2snn convert digits -o small.snn --data digits -T 16 --spikes signed --weights log2:5"
+)
 @click.argument("model")
 @click.option(
     "-o", "directory", required=True, metavar="DIR", help="The directory to write, for example NAME.snn."
@@ -208,6 +290,7 @@ def inspect(**given: Any) -> int:
     metavar="T,…",
     help="Read out after these steps.",
 )
+@CODE
 @click.option(
     "--schedule",
     type=click.Choice(["stream", "pipelined"]),
@@ -286,18 +369,22 @@ def inspect(**given: Any) -> int:
 )
 @click.option("--burst", type=COUNT, help="For neuron burst: spikes in one step, at most. [default: 5]")
 @click.option(
+    "--weights",
+    type=Written("weights"),
+    default="float32",
+    show_default=True,
+    metavar="FORMAT",
+    help="int8, int4 (intN), log2:5 (sign, exponent), pow2:4 (ann2snn list weights).",
+)
+@click.option(
     "--encoding", type=Thing("encoding", "converter.encodings"), default="current", show_default=True
 )
 @NETWORK
 @MACHINE
 @click.option("--seed", type=int, default=0, show_default=True, help="For every draw of chance.")
 @click.option("--verify", is_flag=True, help="Compare the import with onnxruntime first.")
-@click.option(
-    "--max-drop",
-    type=float,
-    metavar="POINTS",
-    help="Exit with 3 if accuracy (no labels: agreement) falls by more.",
-)
+@TASK
+@GATES
 @click.option(
     "--config",
     type=click.Path(),
@@ -319,7 +406,7 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     from converter import commands
 
     run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
-    commands.convert(given, calibrators, run)
+    commands.convert({**given, "asked": asked(ctx)}, calibrators, run)
 
 
 def same(command: click.Command, **defaults: Any) -> list[click.Parameter]:
@@ -349,12 +436,132 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     from converter import commands
 
     run = {key: given[str(p.name)] for key, p in recorded(ctx.command).items()}
-    commands.tune(given, calibrators, run)
+    commands.tune({**given, "asked": asked(ctx)}, calibrators, run)
+
+
+@main.command(
+    epilog=EXAMPLE
+    + "  ann2snn train digits --recipe qcfs --levels 2 --data digits -o trained.onnx --epochs 3"
+)
+@click.argument("model")
+@click.option(
+    "--recipe",
+    required=True,
+    type=Thing("recipe", "calibrators.training"),
+    help="What it learns to say (ann2snn list recipes).",
+)
+@click.option("-o", "file", required=True, metavar="FILE", help="The ONNX file to write.")
+@DATA
+@click.option("--samples", type=COUNT, help="How many to train on, at most. [default: all]")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="The share of them that is held out.",
+)
+@click.option(
+    "--augment", type=Written("augmentations"), default="none", show_default=True, help="crop, flip, or both."
+)
+@click.option("--epochs", type=COUNT, default=10, show_default=True)
+@click.option(
+    "--batch-size", type=COUNT, default=64, show_default=True, help="A step's samples, of all processes."
+)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="The largest step length.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4, show_default=True)
+@click.option(
+    "--warmup",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="The share of the training over which the step length rises.",
+)
+@click.option("--clip", type=float, default=1.0, show_default=True, help="The longest gradient of a step.")
+@click.option(
+    "--distill",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="How much of the loss is by the ANN's own answers; 1 needs no labels.",
+)
+@click.option(
+    "--temperature", type=float, default=2.0, show_default=True, help="Of the answers, for --match kl."
+)
+@click.option(
+    "--match",
+    type=click.Choice(["kl", "mse"]),
+    default="kl",
+    show_default=True,
+    help="How answers are compared: as class probabilities, or all outputs as numbers.",
+)
+@click.option(
+    "--features",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Weight of the distance from the ANN's activations, layer by layer.",
+)
+@click.option(
+    "--percentile",
+    type=float,
+    default=99.9,
+    show_default=True,
+    help="Of the activations: where thresholds begin.",
+)
+@click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
+@click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
+@click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
+@click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
+@click.option(
+    "--phases",
+    type=Written("channels"),
+    metavar="A,B,C",
+    help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
+)
+@click.option(
+    "--weights", type=Written("weights"), metavar="FORMAT", help="For cat: as in convert, in the last phase."
+)
+@click.option(
+    "--spiking-input/--analog-input",
+    default=None,
+    help="For cat: the input comes in as spikes too. [default: analog-input]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 where a GPU has it.",
+)
+@click.option("--checkpoint-every", type=COUNT, metavar="STEPS", help="[default: an epoch]")
+@click.option("--resume", is_flag=True, help="Go on from FILE.checkpoint, which an interrupted run left.")
+@click.option("--log", metavar="DIR", help="Write what TensorBoard reads there.")
+@NETWORK
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="For every draw of chance.")
+@click.option("--force", is_flag=True, help="Replace FILE, and a checkpoint that is in the way.")
+@SAYING
+def train(**given: Any) -> None:
+    """Train MODEL for its conversion, and write it to FILE, an ONNX file again.
+
+    It learns from the labels of the data, from its own answers (--distill), or both. Its activations become
+    Clip(0, λ); λ is the threshold of the spiking neuron: convert FILE with --calibrator ceiling.
+
+    Interrupted, the same command with --resume ends with the same weights. Several processes share the work:
+    torchrun --nproc-per-node 2 --no-python ann2snn train …
+    """
+    from converter import training
+
+    training.train(given)
 
 
 @main.command(epilog=EXAMPLE + "  ann2snn evaluate digits.snn --data digits:test --samples 200")
 @click.argument("artefact", metavar="DIR")
 @DATA
+@TASK
 @SAMPLES
 @click.option(
     "-T",
@@ -370,6 +577,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
 )
 @click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
+@GATES
 @MACHINE
 @SAYING
 def evaluate(**given: Any) -> None:
@@ -381,6 +589,32 @@ def evaluate(**given: Any) -> None:
     from converter import commands
 
     commands.evaluate(given)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn show detector.snn street.jpg -o street.png -T 4,16,64")
+@click.argument("artefact", metavar="DIR")
+@click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
+@click.option("-o", "output", required=True, metavar="FILE", help="The .png to write, or an animated .gif.")
+@TASK
+@click.option(
+    "-T",
+    "--timesteps",
+    type=Written("steps"),
+    metavar="T,…",
+    help="Draw after these steps. [default: as converted]",
+)
+@click.option(
+    "--certain", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Boxes above it."
+)
+@click.option("--width", type=COUNT, default=240, show_default=True, help="Of each picture, in pixels.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@MACHINE
+@SAYING
+def show(**given: Any) -> None:
+    """Draw what the network in DIR and its ANN find in images, side by side, after each number of steps."""
+    from converter import showing
+
+    showing.show(given)
 
 
 @main.command(epilog=EXAMPLE + "  ann2snn diagnose digits.snn digits --data digits:test -T 16 --samples 100")
@@ -413,8 +647,46 @@ def diagnose(**given: Any) -> None:
     commands.diagnose(given)
 
 
+@main.command(epilog=EXAMPLE + "  ann2snn export digits.snn --to onnx -o digits-step.onnx")
+@click.argument("artefact", metavar="DIR")
+@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2.")
+@click.option("-o", "file", metavar="FILE", help="The file to write.")
+@click.option(
+    "-T", "--timesteps", type=COUNT, metavar="T", help="Steps of a run. [default: the last as converted]"
+)
+@click.option("--opset", type=COUNT, metavar="N", help="ONNX operators to write with. [default: 20]")
+@click.option(
+    "--target",
+    metavar="CHIP",
+    help="Say what of the network fits: loihi2, speck, generic:axons=4096,bits=8. Needs no --to.",
+)
+@click.option(
+    "--allow", multiple=True, metavar="WHAT", help="Write what the form says less exactly (it is named)."
+)
+@click.option(
+    "--maxpool", type=click.Choice(["average"]), help="Means instead of max-pools; --data says at what cost."
+)
+@click.option("--no-verify", is_flag=True, help="Do not run what was written beside the network.")
+@click.option("--data", metavar="SOURCE", help="Samples to verify on. [default: random, seeded]")
+@PREPARATION
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@SAYING
+def export(**given: Any) -> None:
+    """Write the network in DIR in a form that other programs run.
+
+    What is written is run on a few samples beside the network, and has its name only if it is the same.
+    """
+    from converter import commands
+
+    commands.export(given)
+
+
 @main.command("list", epilog=EXAMPLE + "  ann2snn list calibrators")
-@click.argument("kind", required=False, metavar="[ops|passes|calibrators|neurons|encodings|exporters]")
+@click.argument(
+    "kind",
+    required=False,
+    metavar="[ops|passes|calibrators|recipes|codes|kernels|neurons|weights|encodings|exporters|decoders]",
+)
 def list_(kind: str | None) -> None:
     """Say what there is to choose from."""
     from converter import catalogue

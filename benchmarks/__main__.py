@@ -16,6 +16,13 @@ BENCHMARKS = {
         "what does a step cost, beside an inference of the ANN and a peer's step?",
     ),
     "scaling": ("scaling", "how do time and memory grow with steps, samples and layers?"),
+    "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),
+    "training": ("training", "what does a network gain that was trained for its conversion?"),
+    "first-spike": (
+        "first_spike",
+        "how accurate is a first-spike network for each window, and how soon does it answer?",
+    ),
+    "dense": ("dense", "how well do whole detectors and segmenters do as spiking networks?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import latency, scaling
+from benchmarks import dense_page, latency, scaling, training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
+from benchmarks.first_spike import section as first_spike_section
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
 from benchmarks.rows import answer, by_line, mean
+from benchmarks.weights import table as weights_table
 from benchmarks.zoo import ARCHITECTURES, DIALECTS
 from converter.config import SPIKES
 from converter.files import atomic_file
@@ -76,6 +78,16 @@ best of ours with each kind of spikes.
 SpikingJelly's methods are its own, converted and simulated by it, on a module that answers as the imported
 network does: *rate coding* with the 99.9th percentile of each channel, membranes starting at half a threshold
 and pools before neurons; *threshold balancing* (local) on batches of 8, all of them taken four times.
+"""
+
+WEIGHTS = """\
+## Quantised weights
+
+Weights quantised after training, each output channel with its own scale; thresholds by least squares for that
+T, then bias correction on the quantised network; calibrated on 256 training images, nothing is trained. *ANN*
+is the network with these weights and float activations, and the spiking networks are in fixed point: they are
+what an integer machine computes, spike for spike. *kB* is the memory of the weights with their scales, the
+error |w' − w| / |w| that of the layer where it is largest. Accuracy in percent; T is the whole latency.
 """
 
 COST = """\
@@ -282,7 +294,26 @@ def text(folder: Path = RESULTS) -> str:
     if (folder / "scaling.json").is_file():
         record = read_result("scaling", folder)
         parts += [SCALING, origins([record]), scaling.table(record)]
+    if trained := training.results(folder):
+        parts += [training.section(trained), origins(trained.values())]
+    found = [path.stem.removeprefix("weights-") for path in folder.glob("weights-*.json")]
+    if kept := sorted(found, key=_place):
+        parts.append(weights_section({name: read_result(f"weights-{name}", folder) for name in kept}))
+    firsts = [path.stem.removeprefix("first-spike-") for path in folder.glob("first-spike-*.json")]
+    if kept := sorted(firsts, key=_place):
+        records = [read_result(f"first-spike-{name}", folder) for name in kept]
+        parts += [first_spike_section(records), origins(records)]
+    if kept := sorted(path.stem for path in folder.glob("dense-*.json")):
+        parts.append(dense_page.section(read_result(name, folder) for name in kept))
     return "\n".join(parts)
+
+
+def weights_section(records: dict[str, Record]) -> str:
+    """The `weights` benchmark, a table for each network."""
+    parts = [WEIGHTS]
+    for name, record in records.items():
+        parts += [f"### {name}\n", f"{record['samples']:,} test images:\n", weights_table(record["rows"])]
+    return "\n".join([*parts, origins(records.values())])
 
 
 def grids(folder: Path = RESULTS) -> list[str]:

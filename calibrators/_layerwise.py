@@ -1,33 +1,30 @@
 """Layer by layer: each layer is mended on what its already mended, *spiking* predecessors give it.
 
-What all correctors share: the samples they run, how far a layer's spikes are from its ANN activations, which
-half of the samples has to agree, and how a shift of a layer's current gets into the weights before it.
+What all correctors share: how far a layer's spikes are from its ANN activations, which half of the samples
+has to agree, and how a shift of a layer's current gets into the weights before it. The run itself: `_run`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from converter.errors import DataError, UsageError
-from converter.graph import Graph, Node, batch_axes, size_of
+from converter.errors import UsageError
+from converter.graph import Graph, Node, batch_axes
 from converter.neurons import Neuron
-from converter.observe import Batches, activations_of
 from converter.ops import Affine
 from converter.passes.fold_affine import fold_affine
 from converter.schedules import check
 from converter.temporal_bias import TemporalBias
-from converter.unroll import Fire, run_of, unroll
+from converter.unroll import Fire
 from converter.withdrawal import Withdrawal
 
 C = TypeVar("C")
 
-MEMORY = 1 << 30
-"""Bytes that the largest value of the run may take, over all steps: samples beyond are left out."""
 CACHED = 1 << 15
 """So many values of a step are judged at a time."""
 
@@ -37,8 +34,10 @@ class Layer:
     """A layer of neurons within a run: what comes in, what it should say on average, and how it fires.
 
     `currents` [steps, batch, …]; `activation` [batch, …], the ANN's; `given` [steps, batch, …], the inputs of
-    the synapses asked for; `shift`, added to the currents, broadcasts to them. The first half of the samples
-    is to fit, the second to agree.
+    the synapses asked for; `shift`, added to the currents, broadcasts to them; `changed`, synapses and what
+    they were changed to. The first half of the samples is to fit, the second to agree. Where not all of a
+    large map fits into memory, of each sample some of its places stand in their order: [samples, channels,
+    places, 1, …].
     """
 
     node: Node
@@ -47,6 +46,7 @@ class Layer:
     fire: Fire
     given: Mapping[Node, Tensor]
     shift: Tensor | float = 0.0
+    changed: Mapping[Node, Node] = field(default_factory=dict)
 
     @property
     def neuron(self) -> Neuron:
@@ -70,7 +70,12 @@ class Layer:
 
     def spikes(self) -> Tensor:
         """What the layer emits: [steps, batch, …]."""
-        return self.fire(self.node, self.currents + self.shift)
+        return self.emitted(self.currents)
+
+    def emitted(self, currents: Tensor) -> Tensor:
+        """What it would emit of other currents [steps, batch, …]."""
+        charged = currents if isinstance(self.shift, float) and not self.shift else currents + self.shift
+        return self.fire(self.node, charged)
 
     def said(self) -> Tensor:
         """Its mean spikes, [batch, …]; a few samples at a time, so that all their steps stay in the cache."""
@@ -150,66 +155,6 @@ class Correction:
     def __post_init__(self) -> None:
         """Raise `UsageError` for a run without steps or rounds, or a schedule there is not."""
         check_run(self.timesteps, self.rounds, self.schedule)
-
-
-def layer_by_layer(
-    who: str,
-    graph: Graph,
-    batches: Batches,
-    timesteps: int,
-    schedule: str,
-    mend: Callable[[Layer], Layer],
-    ann: Graph | None = None,
-    synapses: Mapping[Node, Collection[Node]] | None = None,
-) -> None:
-    """Run `graph` operator by operator; `mend(layer)` gives each layer of neurons as it goes on from there.
-
-    `ann`: whose activations they should say (None: those of `graph`). `synapses`: for a layer of neurons, the
-    nodes whose spiking input it wants to know. Raises `DataError` for fewer than two samples, `UsageError`
-    while there are no thresholds to run with; errors name the correction `who`.
-    """
-    check_thresholds(graph, who)
-    steps, fire_each = run_of(schedule, timesteps)
-    wanted = {node for nodes in (synapses or {}).values() for node in nodes}
-    given: dict[Node, Tensor] = {}
-    with torch.no_grad():
-        x = samples(who, graph, batches, steps)
-        activations = {node.name: value for node, value in activations_of(ann or graph, x).items()}
-
-        mended: dict[str, Neuron] = {}
-
-        def fire(node: Node, currents: Tensor) -> Tensor:
-            if not isinstance(node.op, Neuron):
-                return fire_each(following(node, mended), currents)
-            own = {n: given.pop(n) for n in (synapses or {}).get(node, ()) if n in given}
-            layer = mend(Layer(node, currents, activations.pop(node.name), fire_each, own))
-            mended[node.name] = layer.neuron
-            return layer.spikes()
-
-        def listen(node: Node, values: Sequence[Tensor]) -> None:
-            if node in wanted:
-                given[node] = values[0]
-
-        unroll(graph, x, steps, fire, listen)
-
-
-def fitting(graph: Graph, steps: int) -> int:
-    """How many samples a run of so many steps may hold in memory: at least 2."""
-    return max(2, MEMORY // (4 * steps * max(size_of(node.shape) for node in graph)))
-
-
-def samples(who: str, graph: Graph, batches: Batches, steps: int) -> Tensor:
-    """As many calibration inputs as fit into memory: [batch, …]."""
-    fit = fitting(graph, steps)
-    kept: list[Tensor] = []
-    for batch in batches():
-        kept.append(batch[: fit - sum(map(len, kept))])
-        if sum(map(len, kept)) == fit:
-            break
-    x = torch.cat(kept) if kept else torch.empty(0)
-    if len(x) < 2:
-        raise DataError(f"{who} needs two samples or more, there are {len(x)}")
-    return x
 
 
 def following(node: Node, neurons: Mapping[str, Neuron]) -> Node:

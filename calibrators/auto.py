@@ -18,11 +18,13 @@ from typing import Any
 import torch
 
 from calibrators import Calibrator, calibrators
-from calibrators._layerwise import check_run, fitting
+from calibrators._layerwise import check_run
+from calibrators._room import Room, room_for
 from calibrators.least_squares import LeastSquares
 from converter.errors import DataError, UsageError
 from converter.graph import Graph
 from converter.neurons import Neuron
+from converter.neurons.first_spike import FirstSpike
 from converter.observe import Batches
 from converter.unroll import run_of, unroll
 
@@ -30,6 +32,7 @@ FULL = ("least-squares", "coordinate", "reconstruction", "coordinate")
 MEANS = ("least-squares", "bias-correction", "reconstruction")
 CHAINS = {
     "pipelined": (MEANS, ("least-squares", "bias-correction"), ("least-squares",)),
+    "continuous": (("maximum",),),
     "binary": (FULL, FULL[:2], ("least-squares", "bias-correction"), ("least-squares",)),
     "other": (MEANS, ("least-squares", "bias-correction"), ("least-squares",)),
 }
@@ -74,20 +77,31 @@ class Auto:
             why = f"percentile: T = {self.timesteps} is above {LONG}"
             return [("percentile", self._made("percentile"))], why
         kinds = sorted({node.op.spikes for node in graph if isinstance(node.op, Neuron)})
-        kind = "pipelined" if self.schedule == "pipelined" else "binary" if kinds == ["binary"] else "other"
-        each, count = self._timed(graph, batches)
+        exact = any(isinstance(node.op, FirstSpike) and node.op.continuous for node in graph)
+        kind = (
+            "continuous"
+            if exact
+            else "pipelined"
+            if self.schedule == "pipelined"
+            else "binary"
+            if kinds == ["binary"]
+            else "other"
+        )
+        each, room = self._timed(graph, batches)
         best, *_ = CHAINS[kind]
-        able = [c for c in CHAINS[kind] if all(count >= NEEDED.get(name, 1) for name in c)]
-        cost = {c: sum(COST.get(name, 0.0) for name in c) * each * count for c in able}
+        able = [c for c in CHAINS[kind] if all(room.learnt >= NEEDED.get(name, 1) for name in c)]
+        cost = {c: sum(runs(name, room) for name in c) * each for c in able}
         chain = next(c for c in able if cost[c] <= self.budget)  # the last takes no time by this count
         but = ""
         if chain != able[0]:
             but = f"; {', '.join(able[0])} would take longer"
         elif chain != best:
             but = f"; {', '.join(best)} needs {max(NEEDED.values())}"
+            but += f", and {room.learnt} fit into memory" * (room.learnt < room.samples)
         why = (
             f"{', '.join(chain)}: the best known for {' and '.join(kinds)} spikes, {self.schedule}, "
-            f"T = {self.timesteps} in {self.budget:g} s (about {cost[chain]:.0f} s for {count} samples{but})"
+            f"T = {self.timesteps} in {self.budget:g} s "
+            f"(about {cost[chain]:.0f} s for {room.samples} samples{but})"
         )
         return [(name, self._made(name)) for name in chain], why
 
@@ -96,12 +110,12 @@ class Auto:
         told = {"timesteps": self.timesteps, "schedule": self.schedule}
         return kind(**{f.name: told[f.name] for f in fields(kind) if f.name in told})  # type: ignore[no-any-return]
 
-    def _timed(self, graph: Graph, batches: Batches) -> tuple[float, int]:
-        """Seconds that one sample takes in a run, and how many samples a correction would look at."""
+    def _timed(self, graph: Graph, batches: Batches) -> tuple[float, Room]:
+        """Seconds that one sample takes in a run, and the room that a correction would have."""
         sizes = [len(batch) for batch in batches()]
         steps, fire = run_of(self.schedule, self.timesteps)
-        fit = fitting(graph, steps)
-        few = [batch[: min(TIMED, fit)] for batch in islice(batches(), 1)]
+        room = room_for(graph, steps, sum(sizes))
+        few = [batch[: min(TIMED, room.part)] for batch in islice(batches(), 1)]
         if not few:
             raise DataError("there are no calibration samples")
         network = LeastSquares(self.timesteps)(graph, lambda: few)
@@ -110,4 +124,10 @@ class Auto:
             begun = time.perf_counter()
             unroll(network, few[0], steps, fire)
             each = (time.perf_counter() - begun) / len(few[0])
-        return each, min(sum(sizes), fit)
+        return each, room
+
+
+def runs(name: str, room: Room) -> float:
+    """How many runs of one sample a calibrator takes."""
+    cost = COST.get(name, 0.0)
+    return cost * room.looked + 2 * room.samples if cost and room.sparing else cost * room.samples

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._layerwise import Correction, Layer, agreed, by_channel, layer_by_layer, with_neurons
+from calibrators._layerwise import Correction, Layer, agreed, by_channel, with_neurons
+from calibrators._run import layer_by_layer
 from converter.graph import Graph
 from converter.observe import Batches
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._layerwise import Correction, Layer, by_channel, layer_by_layer, with_neurons
+from calibrators._layerwise import Correction, Layer, by_channel, with_neurons
+from calibrators._run import layer_by_layer
 from converter.graph import Graph
 from converter.neurons import Neuron
 from converter.observe import Batches

@@ -44,23 +44,21 @@ class LeastSquares:
         ranges = {}
         for node, histogram in seen.items():
             assert isinstance(node.op, Neuron)
-            best = least_squares(histogram, self.timesteps * node.op.parts, node.op.initial)
+            best = least_squares(histogram, node.op, self.timesteps)
             ranges[node] = as_threshold(best, len(node.shape))
         return with_ranges(graph, ranges)
 
 
-def least_squares(histogram: Histogram, levels: int, initial: float | Tensor) -> Tensor:
-    """The best range for each channel of `histogram`, [channels], for a code of `levels` levels above zero.
+def least_squares(histogram: Histogram, neuron: Neuron, timesteps: int) -> Tensor:
+    """The best range for each channel of `histogram`, [channels], for what `neuron` says in so many steps.
 
     Ties go to the larger range. Zeros are right under any range and do not count.
     """
     counts, limit = histogram.seen()
     values = (torch.arange(BINS, device=limit.device) + 0.5) / BINS * limit[:, None]
-    phase = initial.reshape(-1, 1) if isinstance(initial, Tensor) else initial
     best, lowest = limit.clone(), torch.full_like(limit, torch.inf)
     for share in GRID.tolist():
-        step = (share * limit / levels).clamp_min(torch.finfo(limit.dtype).tiny)[:, None]
-        code = step * (values / step + phase).floor().clamp(0, levels)
+        code = neuron.quantised(values, share * limit[:, None], timesteps)
         error = (counts * (code - values).square()).sum(1)
         better = error < lowest
         best = torch.where(better, share * limit, best)

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._layerwise import Layer, by_channel, check_run, layer_by_layer, with_neurons
+from calibrators._layerwise import Layer, by_channel, check_run, with_neurons
+from calibrators._run import layer_by_layer
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.observe import Batches
@@ -45,6 +47,7 @@ class Reconstruction:
     timesteps: int = 32
     iterations: int = 60
     schedule: str = "stream"
+    changes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a run or a descent without steps, or a schedule there is not."""
@@ -108,7 +111,7 @@ def pull(layer: Layer, quantum: Tensor) -> Tensor:
     `quantum`: what one spike adds to the mean. Within half of one of all it can say, a neuron says all.
     """
     neuron, spoken, mean = layer.neuron, layer.said(), (layer.currents + layer.shift).mean(0)
-    full = neuron.most * neuron.calibrated()
+    full = neuron.limit()
     slope = -neuron(-torch.ones_like(full))
     gain = torch.where((mean < 0) & (slope != 0), slope, 1.0)
     reach = torch.where(mean < 0, neuron(-full), neuron(full))
@@ -126,7 +129,7 @@ def synapses(graph: Graph) -> dict[Node, tuple[Node, ...]]:
             return ()
         match node.op:
             case Conv() | ConvTranspose() | Linear():
-                return (node,)
+                return (node,) if node.op.packed is None else ()
             case Add() | Affine(None) | TemporalBias():
                 return tuple(found for source in node.inputs for found in behind(source, fed))
         return ()
@@ -142,12 +145,13 @@ def synapse(node: Node) -> Conv | ConvTranspose | Linear:
 
 def with_weights(layer: Layer, weights: Mapping[Node, Tensor]) -> Layer:
     """The layer on the currents that these weights would give it."""
-    currents = layer.currents
+    currents, changed = layer.currents, dict[Node, Node]()
     for node, weight in weights.items():
         op = synapse(node)
         change = replace(op, weight=weight.detach() - op.weight, bias=None)
         currents = currents + each_step(change, [layer.given[node]])
-    return replace(layer, currents=currents)
+        changed[node] = replace(node, op=replace(op, weight=weight.detach()))
+    return replace(layer, currents=currents, changed=changed)
 
 
 def reweighted(graph: Graph, weights: Mapping[str, Tensor]) -> Graph:

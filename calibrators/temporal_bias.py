@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._layerwise import Layer, agreed, by_channel, check_run, layer_by_layer
+from calibrators._layerwise import Layer, agreed, by_channel, check_run
+from calibrators._run import layer_by_layer
 from converter.graph import Graph, Node
 from converter.observe import Batches
 from converter.temporal_bias import TemporalBias

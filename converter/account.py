@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from converter.first_spike import FirstSpikeModel
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.ops import Affine, BatchNorm, MaxPool, ReduceMax
+from converter.quantise import Synapse, weight_bytes
 from converter.reference import same_tensors
-from converter.report import Trial
+from converter.report import Layer, Trial
 from converter.schedules import Model
 from converter.stateful import Stateful
 from converter.temporal_bias import TemporalBias
@@ -36,6 +38,16 @@ def said_of_change(before: Graph, after: Graph) -> str:
     return "; ".join(told) or f"changed the weights of {len(changed)} layers, no threshold"
 
 
+def said_of_weights(graph: Graph, errors: Mapping[str, float]) -> str:
+    """What quantising did, in words: the memory of the weights, and the errors of the synapses."""
+    low, high = min(errors.values(), default=0.0), max(errors.values(), default=0.0)
+    held = {n.op.packed.format for n in graph if isinstance(n.op, Synapse) and n.op.packed is not None}
+    return (
+        f"{len(errors)} layers of weights held as {', '.join(sorted(held))} in {weight_bytes(graph)} bytes, "
+        f"relative errors from {low:.2g} to {high:.2g}"
+    )
+
+
 def changed_field(node: Node, old: Mapping[str, Node], name: str) -> Tensor | None:
     """The field of a neuron, if it is a tensor and is not what it was."""
     if not isinstance(node.op, Neuron) or node.name not in old:
@@ -55,6 +67,18 @@ def said_of_search(trials: Sequence[Trial]) -> str:
     if best.spikes_per_neuron != start.spikes_per_neuron:
         nearer += f", spikes per neuron from {start.spikes_per_neuron:.3g} to {best.spikes_per_neuron:.3g}"
     return f"{tried}, {nearer} in trial {trials.index(best) + 1} ({turned})"
+
+
+def clipping_warning(model: Model, layers: Sequence[Layer]) -> str | None:
+    """What activations beyond their window do to a code in continuous time, which is exact up to there."""
+    beyond = [layer for layer in layers if layer.clipped]
+    if not (isinstance(model, FirstSpikeModel) and model.continuous and beyond):
+        return None
+    worst = max(beyond, key=lambda layer: layer.clipped)
+    return (
+        f"activations beyond their window were clipped in {len(beyond)} layers, in {worst.name} "
+        f"{100 * worst.clipped:.2g} % of them: the answers are not exactly the ANN's; --slack widens windows"
+    )
 
 
 def analog_words(model: Model, kept: Sequence[str]) -> tuple[str, ...]:
@@ -80,11 +104,18 @@ def pooling_words(model: Model, ann: Graph) -> tuple[str, ...]:
     how = {
         **dict.fromkeys(once, "the maximum of a constant current, computed once"),
         **dict.fromkeys(often, "the change of the maximum of the summed inputs, lossless"),
+        **{n: EARLIEST for n in often if isinstance(model, FirstSpikeModel) and spikes_alone(n.inputs[0])},
     }
     return tuple(f"{n.op.kind} '{n.name}': {moved.get(n, '')}{said}" for n, said in how.items())
 
 
 POOLS = MaxPool | ReduceMax
+EARLIEST = "the earliest spike of its window wins, which carries the largest value: exact"
+
+
+def spikes_alone(node: Node) -> bool:
+    """Whether a value is the spikes of neurons of one layer as they are, pooled perhaps."""
+    return isinstance(node.op, Neuron) or (isinstance(node.op, MaxPool) and spikes_alone(node.inputs[0]))
 
 
 def pools_before(node: Node) -> list[Node]:

@@ -3,6 +3,7 @@
 model.py             the network as readable PyTorch, for deployment; imports only torch and safetensors
 weights.safetensors  its parameters
 graph.json           the same network as data, which `evaluate`, `diagnose` and `export` read, and its ANN
+codes.safetensors    the codes and scales of weights that are held as such (--weights), beside their values
 ann.safetensors      the ANN's parameters that are not the network's: only where a correction changed weights
 report.json  report.html  README.md  run.toml
 search.json          the trials of a search that kept a file: a longer one can go on from it
@@ -31,7 +32,7 @@ from converter.reference import ann_of, same_ann
 from converter.schedules import Model
 
 GRAPH, WEIGHTS, REPORT, RUN = "graph.json", "weights.safetensors", "report.json", "run.toml"
-ANN, SEARCH = "ann.safetensors", "search.json"
+ANN, CODES, SEARCH = "ann.safetensors", "codes.safetensors", "search.json"
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ def write(
     *,
     run: str,
     search: str | None = None,
+    picture: bytes | None = None,
     force: bool = False,
 ) -> None:
     """Write the directory, `run` being run.toml and `search` the file of a search, if one was kept.
+
+    `picture` is a PNG for the page: what a dense network found in a few images.
 
     Raises `ArtefactError`, leaving nothing behind.
     """
@@ -77,8 +81,10 @@ def write(
         (folder / GRAPH).write_text(store.to_json(model, ann), encoding="utf-8")
         if ann is not None and (beside := store.ann_tensors(model, ann)):
             (folder / ANN).write_bytes(save(beside))
+        if codes := store.code_tensors(model):
+            (folder / CODES).write_bytes(save(codes))
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-        (folder / "report.html").write_text(html.page(report), encoding="utf-8")
+        (folder / "report.html").write_text(html.page(report, picture), encoding="utf-8")
         (folder / "README.md").write_text(card.card(report), encoding="utf-8")
         (folder / RUN).write_text(run, encoding="utf-8")
         if search is not None:
@@ -96,10 +102,11 @@ def read(folder: str | os.PathLike[str]) -> Artefact:
         report = json.loads((path / REPORT).read_text(encoding="utf-8"))
         tensors = load_file(path / WEIGHTS)
         beside = load_file(path / ANN) if (path / ANN).is_file() else {}
+        codes = load_file(path / CODES) if (path / CODES).is_file() else {}
         text = (path / GRAPH).read_text(encoding="utf-8")
     except (SafetensorError, ValueError, OSError) as error:
         raise ArtefactError(
             f"'{path}' is damaged", why=str(error).splitlines()[0], hint="convert anew"
         ) from error
-    model = store.from_json(text, tensors)
+    model = store.from_json(text, {**tensors, **codes})
     return Artefact(model, store.ann_from_json(text, {**tensors, **beside}, model), report)

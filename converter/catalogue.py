@@ -17,16 +17,32 @@ PACKAGES = {
     "ops": "converter.ops",
     "passes": "converter.passes",
     "calibrators": "calibrators",
+    "recipes": "calibrators.training",
     "neurons": "converter.neurons",
+    "weights": "converter.weights",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
+    "decoders": "converter.tasks.decoders",
 }
-KINDS = tuple(PACKAGES)
+TOLD = {
+    "codes": {
+        "rate": "How many spikes come, and how large they are, is the value; any --schedule.",
+        "first-spike": "When the one spike of a neuron comes is the value; a window for each layer in a row.",
+    },
+    "kernels": {
+        "base-2": "Of first spikes: a spike at step k of its window carries 2^(-k/tau) of the scale.",
+        "linear": "Of first spikes: it carries (T - k)/T of the scale; exact in continuous time.",
+    },
+}
+"""What has no file of its own."""
+GROUPS = {"decoders": "ann2snn.decoders"}
+"""Where other packages add theirs, as entry points."""
+KINDS = (*TOLD, *PACKAGES)
 
 
-def names(package: str) -> tuple[str, ...]:
-    """The public names of the things in `package`."""
-    return Registry[object]("thing", package).names()
+def names(package: str, group: str | None = None) -> tuple[str, ...]:
+    """The public names of the things in `package`, and of the entry points of `group`."""
+    return Registry[object]("thing", package, group).names()
 
 
 def chosen(kind: str | None) -> tuple[str, ...]:
@@ -38,8 +54,7 @@ def chosen(kind: str | None) -> tuple[str, ...]:
 
 def page(kind: str) -> str:
     """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
-    package = PACKAGES[kind]
-    told = {name: sentence(package, name) for name in names(package)}
+    told = TOLD.get(kind) or sentences(kind)
     operators = families() if kind == "ops" else {}
     width = max(map(len, told))
     lines = [kind]
@@ -50,6 +65,14 @@ def page(kind: str) -> str:
             ", ".join(operators.get(name, ())), WIDTH, initial_indent=indent, subsequent_indent=indent
         )
     return "\n".join(lines)
+
+
+def sentences(kind: str) -> dict[str, str]:
+    """What there is in the package of this kind, and of other packages, with what is said of each."""
+    package = PACKAGES[kind]
+    told = {name: sentence(package, name) for name in names(package)}
+    strangers = Registry[object]("thing", package, GROUPS.get(kind)).entries()
+    return told | {name: f"{entry.value}, of another package" for name, entry in sorted(strangers.items())}
 
 
 def sentence(package: str, name: str) -> str:

@@ -11,29 +11,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 
-from converter import artefact, config, distributed, oracle, pipeline, terminal
+from converter import (
+    artefact,
+    config,
+    distributed,
+    exports,
+    gates,
+    oracle,
+    pipeline,
+    showing,
+    targets,
+    terminal,
+)
 from converter import diagnose as diagnosing
 from converter import early_exit as exiting
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
-from converter.errors import GateError, UsageError
-from converter.files import refuse_directory, sha256
+from converter.errors import UsageError
+from converter.exporters._check import Order
+from converter.files import refuse_directory, refuse_file, sha256
 from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import Labelled, batch_that_fits, measure
 from converter.neurons import neurons
-from converter.passes import apply
+from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
 from converter.rate import RateModel, refuse_early
 from converter.registry import Registry
 from converter.report import Report
 from converter.schedules import Model
+from converter.sources.images import LABELS
+from converter.tasks import pictures
+from converter.tasks.judge import Judge
 
 Options = Mapping[str, Any]
 EMBEDDED = "digits"
 SEARCH = ("trials", "groups", "spike_weight", "jobs", "search")
 """The options of a search."""
+FIRST_SPIKE = "first-spike"
+OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack"}
+"""Options of the first-spike code, and the fields of its neuron that they set."""
+OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
+"""Options of the rate code."""
+CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calibration")
+"""Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
+WINDOWS = (8, 16, 24, 32, 64)
+"""Steps of a window, unless they are asked for."""
+PICTURED = 4
+"""At how many of the last times of a curve the page shows what a dense network found."""
 VERIFIED = 8
 """How many samples `--verify` compares."""
 
@@ -64,20 +91,22 @@ def inspect(given: Options) -> int:
 
 def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     """Convert, write the artefact with `run` as its run.toml, print the curve, hold it against the gate."""
-    gate(converted(given, calibrators, run), given["max_drop"])
+    report = converted(given, calibrators, run)
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def converted(given: Options, calibrators: Registry[Any], run: Options) -> Report:
     """Convert, write the artefact with `run` as its run.toml, print the curve."""
     target = Path(given["directory"])
     refuse_directory(target, given["force"])
-    given = {**given, "calibrator": calibrator_names(given)}
+    given = {**given, **code_options(given), "calibrator": calibrator_names(given)}
     kinds = [calibrators[name] for name in given["calibrator"]]
     chosen = calibrator_options(kinds, given)
     neuron, neuron_options = neuron_of(given)
     settings = pipeline.Settings(
         neuron=neuron,
         neuron_options=neuron_options,
+        weights=given["weights"],
         encoding=given["encoding"],
         timesteps=tuple(sorted(set(given["timesteps"]))),
         schedule=given["schedule"],
@@ -95,9 +124,11 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         (name, kind(**option)) for name, kind, option in zip(given["calibrator"], kinds, chosen, strict=True)
     ]
     path = model_path(given["model"])
+    asked = showing.question(given)
+    judge = Judge(asked) if asked else None
 
     def source(graph: Graph) -> Source:
-        data = opened(given, graph, preprocessing(given, Preprocessing()))
+        data = opened(given, graph, preprocessing(given, Preprocessing()), dense=asked is not None)
         if given["verify"]:
             samples = range(min(graph.batch or VERIFIED, len(data)))
             x, _ = next(data.batches(samples, len(samples)))
@@ -109,13 +140,18 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         return data
 
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        done = pipeline.convert(path, source, steps, settings, progress)
+        done = pipeline.convert(path, source, steps, settings, progress, judge)
     # What was chosen is written down, not that it was to be chosen.
     chose = done.calibrators != given["calibrator"]
     run = {**run, "calibrator": done.calibrators, "budget": None if chose else run["budget"]}
     toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, config.RUN)
-    artefact.write(done, target, run=toml, search=given["search"], force=given["force"])
     report = done.report
+    drawn = (
+        pictures.png(pictures.sheet(judge.pictures, [p.timesteps for p in report.curve][-PICTURED:]))
+        if judge
+        else None
+    )
+    artefact.write(done, target, run=toml, search=given["search"], picture=drawn, force=given["force"])
     for warning in report.warnings:
         warn(given, warning)
     if given["as_json"]:
@@ -146,23 +182,7 @@ def tune(given: Options, calibrators: Registry[Any], run: Options) -> None:
         raise
     if search == beside:
         search.unlink(missing_ok=True)
-    gate(report, given["max_drop"])
-
-
-def gate(report: Report, allowed: float | None) -> None:
-    """Raise `GateError` if the last point of the curve falls `allowed` percentage points below the ANN."""
-    last = report.curve[-1]
-    if report.ann_accuracy is None or last.accuracy is None:
-        what, drop = "agreement", 100 * (1 - last.agreement)
-    else:
-        what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
-    if allowed is not None and drop > allowed:
-        raise GateError(
-            f"after {last.timesteps} step{'s' * (last.timesteps > 1)} the {what} is {drop:.2f} points below "
-            "the ANN's",
-            why=f"--max-drop allows {allowed:g}; the artefact and its report were written",
-            hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
-        )
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def evaluate(given: Options) -> None:
@@ -171,36 +191,45 @@ def evaluate(given: Options) -> None:
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
     model = stored.model.to(target)
-    data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
+    asked = showing.question(given, stored.report.get("task"))
+    data = opened(given, model.graph, preprocessing(given, stored.preprocessing), dense=asked is not None)
     part, said = measured_part(data, stored, given["samples"])
+    judge, warnings = Judge(asked) if asked else None, list[str]()
+    if judge and share.count > 1:
+        raise UsageError("a task is measured by one process", hint="leave --distributed out")
+    if judge:
+        part, warning = judge.measurable(data, part)
+        warnings += [warning] if warning else []
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
     refuse_early(timesteps, model.delay)
     size = batch_that_fits(model.graph, given["batch_size"])
-    warnings = list(
-        filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
-    )
+    scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
+    warnings += [scaled] if scaled else []
     given = {**given, "quiet": given["quiet"] or share.rank > 0}
     for warning in warnings:
         warn(given, warning)
+    ann = stored.ann.to(target)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "measuring", len(part) * max(timesteps) // share.count)
         own = [part[i : i + size] for i in share.mine(range(0, len(part), size))]
         each = (pair for samples in own for pair in data.batches(samples, size))
-        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in each)
-        measured = measure(model, stored.ann.to(target), pairs, timesteps, told, share=share)
+        measured = measure(model, ann, pipeline.on(each, target), timesteps, told, share=share, witness=judge)
     distributed.leave()
     if share.rank:
         return
-    exits = early_exit(given, model, stored.ann.to(target), data.batches(part, size), max(timesteps))
+    exits = early_exit(given, model, ann, data.batches(part, size), max(timesteps))
+    task = judge.task() if judge else None
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
         about |= {"early_exit": asdict(exits)} if exits else {}
+        about |= {"task": asdict(task)} if task else {}
         print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
-        return
-    show(*terminal.evaluation(measured, said, every=given["verbose"]))
-    if exits:
-        show(terminal.exits(exits))
+    else:
+        show(*terminal.evaluation(measured, said, task, every=given["verbose"]))
+        if exits:
+            show(terminal.exits(exits))
+    gates.hold(measured, task, given["max_drop"], given["gate"])
 
 
 def early_exit(
@@ -213,8 +242,7 @@ def early_exit(
         raise UsageError(
             "the schedule pipelined answers at the end of a window", hint="leave --early-exit out"
         )
-    target = next(model.buffers()).device
-    pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in batches)
+    pairs = pipeline.on(batches, next(model.buffers()).device)
     return exiting.measure(model, ann, pairs, cap, given["early_exit"])
 
 
@@ -233,7 +261,8 @@ def diagnose(given: Options) -> None:
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     path, settings = model_path(given["model"]), stored.report["settings"]
     shapes = {name: tuple(shape) for name, shape in settings["input_shapes"].items()}
-    ann, _ = apply(load(path, shapes=shapes, outputs=settings["outputs"]).verify())
+    kind = neurons[settings["neuron"]]
+    ann, _ = apply(load(path, shapes=shapes, outputs=settings["outputs"]).verify(), pipeline_for(kind()))
     if sha256(path) != stored.report["model"]["sha256"]:
         warn(given, f"{path} is not byte for byte the file that {given['artefact']} was converted from")
     model = stored.model.to(target)
@@ -248,6 +277,67 @@ def diagnose(given: Options) -> None:
         print(terminal.document(asdict(found)))
     else:
         show(*terminal.diagnosis(found))
+
+
+def export(given: Options) -> None:
+    """Write an artefact in another form, or say what of it fits a chip, or both."""
+    if given["form"] is None and given["target"] is None:
+        raise UsageError("nothing is asked for", hint=f"--to {', '.join(exports.FORMS)}; or --target CHIP")
+    if (given["form"] is None) != (given["file"] is None):
+        raise UsageError("--to and -o go together: the form, and the file to write")
+    stored = artefact.read(given["artefact"])
+    said: dict[str, Any] = {"artefact": str(given["artefact"])}
+    if given["target"] is not None:
+        found = targets.fit(stored.model, given["target"])
+        said["target"] = {**asdict(found), "fits": found.fits}
+        if not given["as_json"]:
+            show(*terminal.fit(found))
+    if given["form"] is not None:
+        refuse_file(Path(given["file"]), given["force"])
+        steps = given["timesteps"] or stored.report["settings"]["timesteps"][-1]
+        refuse_early([steps], stored.model.delay)
+        order = Order(steps, given["opset"], given["allow"], stored.report)
+        if given["maxpool"] is not None:
+            before, stored = stored, replace(stored, model=exports.averaged(stored.model))
+            said["maxpool"] = cost = averaging(given, before, stored, steps)
+            if not given["as_json"]:
+                show(f"max-pools became means: {terminal.cost(cost)}")
+        x = None if given["no_verify"] else samples_of(given, stored)
+        check = exports.export(stored.model, order, given["form"], given["file"], x, force=given["force"])
+        words = "not verified" if check is None else check.words
+        said |= {"file": str(given["file"]), "form": given["form"], "verified": check and asdict(check)}
+        if not given["as_json"]:
+            show(f"{escape(str(given['file']))}: {escape(words)}")
+    if given["as_json"]:
+        print(terminal.document(said))
+
+
+def averaging(
+    given: Options, before: artefact.Artefact, after: artefact.Artefact, steps: int
+) -> dict[str, Any]:
+    """How well the network answers with max-pools and with means. Raises `UsageError` without data."""
+    if given["data"] is None:
+        raise UsageError(
+            "--maxpool average makes another network of it", hint="--data SOURCE says what that costs"
+        )
+    found: dict[str, Any] = {"timesteps": steps}
+    for name, stored in (("before", before), ("after", after)):
+        data = opened(given, stored.model.graph, preprocessing(given, stored.preprocessing))
+        part, found["samples"] = measured_part(data, stored, None)
+        size = batch_that_fits(stored.model.graph, 100)
+        point = measure(stored.model, stored.ann, data.batches(part, size), [steps]).curve[-1]
+        found[name] = {"accuracy": point.accuracy, "agreement": point.agreement}
+    return found
+
+
+def samples_of(given: Options, stored: artefact.Artefact) -> tuple[torch.Tensor, ...]:
+    """A few samples to verify an export on: of the data, or random within the range of the calibration."""
+    graph = stored.model.graph
+    if given["data"] is None:
+        return exports.random_samples(graph, *stored.input_range)
+    data = opened(given, graph, preprocessing(given, stored.preprocessing))
+    count = graph.batch or min(exports.SAMPLES, len(data))
+    return (next(data.batches(range(count), count))[0],)
 
 
 OF_CALIBRATORS = (
@@ -285,8 +375,45 @@ def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, 
     )
 
 
+def code_options(given: Options) -> dict[str, Any]:
+    """What the code asked for makes of the options; `UsageError` for those that belong to the other one."""
+    if given["code"] != FIRST_SPIKE:
+        for name in ("window", *OF_FIRST_SPIKE):
+            if given[name] is not None:
+                raise UsageError(
+                    f"--{name} belongs to the first-spike code", hint=f"--code {FIRST_SPIKE} --{name} …"
+                )
+        return {}
+    for name in OF_RATES:
+        if given[name] is not None and name in given["asked"]:
+            raise UsageError(
+                f"--{name} belongs to the rate code, in which a neuron spikes many times",
+                hint="--window gives the steps of first spikes" if name == "timesteps" else "--code rate",
+            )
+    for name in given["calibrator"]:
+        if name in CALIBRATE_RATES:
+            raise UsageError(
+                f"the calibrator {name} mends many spikes of a neuron; a first spike is the only one",
+                hint="ann2snn convert with auto, least-squares, bias-correction, coordinate, …",
+            )
+    window = given["window"] or WINDOWS
+    continuous = window == config.CONTINUOUS
+    if continuous and given["kernel"] is None:
+        given = {**given, "kernel": "linear"}
+    return {
+        "timesteps": (1,) if continuous else window,
+        "schedule": "pipelined",
+        "kernel": given["kernel"],
+    }
+
+
 def neuron_of(given: Options) -> tuple[str, dict[str, Any]]:
     """The neuron that stands for a ReLU, and its options."""
+    if given["code"] == FIRST_SPIKE:
+        return FIRST_SPIKE, {
+            "continuous": given["window"] == config.CONTINUOUS,
+            **{field: given[name] for name, field in OF_FIRST_SPIKE.items() if given[name] is not None},
+        }
     if given["spikes"] is not None and given["neuron"] is not None:
         raise UsageError("--spikes chooses a neuron and so does --neuron", hint="give one of them")
     name, levels = config.neuron_for(given["spikes"] or "binary")
@@ -331,12 +458,17 @@ def preprocessing(given: Options, base: Preprocessing) -> Preprocessing:
     return replace(base, **changed)
 
 
-def opened(given: Options, graph: Graph, prepared: Preprocessing) -> Source:
-    """The data source, for the network's input."""
+def opened(given: Options, graph: Graph, prepared: Preprocessing, *, dense: bool = False) -> Source:
+    """The data source, for the network's input; for a `dense` one, labels are no classes of images."""
     if len(graph.inputs) != 1:
         raise UsageError(f"{graph.name} has {len(graph.inputs)} inputs; a data source feeds one")
     root = given["data_root"] or DATA_ROOT
-    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=given["labels"], root=root)
+    labels = "none" if dense else given["labels"]
+    if labels not in (None, *LABELS):
+        raise UsageError(
+            f"there is no kind of labels {labels!r} of images", hint="folder or sorted; boxes, masks: --task"
+        )
+    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=labels, root=root)
 
 
 def device(given: Options) -> str:

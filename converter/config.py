@@ -82,9 +82,26 @@ def steps(value: Any) -> tuple[int, ...]:
     return found
 
 
+CONTINUOUS = "continuous"
+"""The window of first spikes in continuous time."""
+
+
+def windows(value: Any) -> tuple[int, ...] | str:
+    """`8,16` or a list -> (8, 16); `continuous` as it stands."""
+    return CONTINUOUS if value == CONTINUOUS else steps(value)
+
+
 def channels(value: Any) -> tuple[float, ...]:
     """`0.5` or `0.4,0.5,0.6` or a list -> the numbers."""
     return _numbers(value, float)
+
+
+def augmentations(value: Any) -> tuple[str, ...]:
+    """`crop,flip` -> the names; `none` -> ()."""
+    names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+    if not names or (not set(names) <= {"crop", "flip"} and names != ("none",)):
+        raise ValueError(f"{value!r} is none of crop, flip, crop,flip and none")
+    return () if names == ("none",) else names
 
 
 def size(value: Any) -> int | tuple[int, int]:
@@ -116,6 +133,35 @@ def spikes(value: Any) -> str:
     """`binary`, `signed`, `levels:N` or `powers:N`, as it stands. Raises ValueError for anything else."""
     neuron_for(str(value))
     return str(value)
+
+
+def weights(value: Any) -> str:
+    """`float32`, `int8`, `log2:5`, …, as it stands. Raises ValueError for anything else."""
+    from converter.weights import parse
+
+    try:
+        parse(str(value))
+    except UsageError as error:
+        raise ValueError(f"{error.problem}; {error.hint}") from error
+    return str(value)
+
+
+def gate(value: Any) -> str:
+    """`output-error=0.02`, checked and kept as it is; `gate_of` takes it apart."""
+    gate_of(str(value))
+    return str(value)
+
+
+def gate_of(value: str) -> tuple[str, float]:
+    """`output-error=0.02` -> ("output-error", 0.02)."""
+    name, _, number = value.rpartition("=")
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if not name or not math.isfinite(found):
+        raise ValueError(f"{value!r} is not NAME=VALUE such as output-error=0.02 or mAP50=0.3")
+    return name, found
 
 
 def seconds(text: str) -> float:

@@ -98,7 +98,7 @@ class Sums:
         which neurons ever fired.
         """
         wanted, reached = neuron(current), neuron.rate(current)
-        limit = neuron.most * neuron.calibrated()
+        limit = neuron.limit()
         size = activation.abs() / (neuron.parts * neuron.calibrated())
         positive = activation > 0
         self.half += _total(half - activation)
@@ -178,16 +178,16 @@ def diagnose(
         steps = timesteps // 2, timesteps
         for time, _, record in model.answers(x, steps, listener):
             if time == timesteps // 2:
-                half = {neuron: record.sums[voice] / time for voice, neuron in voices.items()}
+                half = {neuron: model.mean(record.sums[voice], time) for voice, neuron in voices.items()}
             progress(len(x) * (time - done))
             done = time
         given = model.currents(x)
         for node, sums in layers.items():
             source = node.inputs[0]
-            current = record.sums[source] / timesteps if source in record.sums else given[source]
+            current = model.mean(record.sums[source], timesteps) if source in record.sums else given[source]
             assert isinstance(node.op, Neuron)
             voice = heard[node]
-            full = record.sums[voice] / timesteps
+            full = model.mean(record.sums[voice], timesteps)
             sums.add(node.op, activations[node.name], current, half[node], full, record.fired[voice])
         samples += len(x)
     if not samples:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import ModelError, Refusal
+from converter.packed import Packed
 
 BATCH = 1_000_003
 """Stands for the batch size in shapes: a prime no real dimension is a multiple of."""
@@ -56,11 +57,11 @@ class Op:
         return replace(self, **{name: function(t) for name, t in self.tensors().items()})
 
     def settings(self) -> dict[str, object]:
-        """The parameters that are not tensors, and not at their default."""
+        """The parameters that are neither tensors nor codes, and not at their default."""
         return {
             f.name: value
             for f in fields(self)
-            if not isinstance(value := getattr(self, f.name), Tensor) and value != f.default
+            if not isinstance(value := getattr(self, f.name), Tensor | Packed) and value != f.default
         }
 
     def module(self) -> str:

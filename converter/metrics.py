@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from torch import Tensor
 from converter.distributed import ALONE, Share
 from converter.divergence import divergence
 from converter.errors import DataError
+from converter.fidelity import Fidelity
 from converter.graph import BATCH, Graph, Node, Shape, batch_axes, size_of
 from converter.neurons import Neuron
 from converter.observe import activations_of, voices_of
 from converter.operations import fan_out_of, macs_of, microjoules, summary
 from converter.ops import Conv, ConvTranspose, Linear
-from converter.report import Layer, Point
+from converter.report import Layer, Output, Point
 from converter.schedules import Model
 from converter.watch import COUNTABLE, Watch, operations_of
 
@@ -36,7 +37,18 @@ class Measurement:
     ann_accuracy: float | None
     curve: tuple[Point, ...]
     layers: tuple[Layer, ...]
+    outputs: tuple[Output, ...]
     metrics: dict[str, Any]
+
+
+class Witness(Protocol):
+    """Sees the answers while they are measured."""
+
+    def ann(self, first: int, outputs: Sequence[Tensor]) -> None:
+        """The ANN's outputs for a batch that begins with the sample `first` of the run."""
+
+    def answer(self, time: int, first: int, outputs: Sequence[Tensor]) -> None:
+        """The spiking network's, after `time` steps."""
 
 
 @dataclass
@@ -53,7 +65,7 @@ class LayerSums:
 
     def add(self, neuron: Neuron, activation: Tensor, mean: Tensor, fired: Tensor) -> None:
         """One batch: the ANN's activation, the spikes' mean over time, how many each neuron emitted."""
-        above = neuron.magnitude(activation) > neuron.most * neuron.calibrated() * (1 + 1e-6)
+        above = neuron.magnitude(activation) > neuron.limit() * (1 + 1e-6)
         positive = activation > 0
         self.spikes += float(fired.sum())
         self.clipped += float(above.sum())
@@ -128,6 +140,7 @@ class Tally:
     active: float
     layers: tuple[LayerSums, ...]
     answers: dict[int, Answers]
+    fidelity: Fidelity
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:
@@ -138,6 +151,7 @@ def merged(tallies: Sequence[Tally]) -> Tally:
             add_fields(mine, other)
         for time, answer in first.answers.items():
             add_fields(answer, each.answers[time])
+        first.fidelity.absorb(each.fidelity)
     return replace(
         first,
         samples=sum(t.samples for t in tallies),
@@ -162,6 +176,7 @@ def measure(
     progress: Progress = lambda done: None,
     spiking: Graph | None = None,
     share: Share = ALONE,
+    witness: Witness | None = None,
 ) -> Measurement:
     """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
 
@@ -170,8 +185,8 @@ def measure(
     Layers and operations are counted over the whole of the longest run. `progress` is told samples times
     steps as they are done, `timesteps[-1]` for each sample. `batches` are those of this process's `share`;
     what all processes have counted is put together in the order of the batches, so it is the same to the last
-    digit for any number of them. Raises `DataError` when there are
-    no samples or a label is not one of the network's classes.
+    digit for any number of them. `witness` sees every answer, and needs one process. Raises `DataError` when
+    there are no samples or a label is not one of the network's classes.
     """
     spiking = spiking or ann
     steps = sorted(set(timesteps))
@@ -182,32 +197,43 @@ def measure(
     voices = voices_of(model.graph)
     listener = partial(Watch, sources, voices, last <= COUNTABLE)
 
-    def tally(inputs: Tensor, labels: Tensor | None) -> Tally:
+    def tally(first: int, inputs: Tensor, labels: Tensor | None) -> Tally:
         count, sums, answers = (
             len(inputs),
             [LayerSums() for _ in model.neurons],
             {t: Answers() for t in steps},
         )
-        target = ann.run(inputs)
+        fidelity, target = Fidelity(steps, len(model.graph.outputs)), ann.run(inputs)
         choice = target[0].argmax(1)
         if labels is not None:
             check_labels(labels, target[0].shape[1])
+        if witness is not None:
+            witness.ann(first, target)
         activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
         done, watch = 0, listener()
         for time, readout, watch in model.answers(inputs, steps, listener):
             totals = watch.follow()
             reached = operations_of(watch, totals, fan_out)
             add_answers(answers[time], readout, target, labels, totals.spikes, reached)
+            fidelity.add(time, readout, target)
+            if witness is not None:
+                witness.answer(time, first, readout)
             progress(count * (time - done))
             done = time
         for node, layer in zip(model.neurons, sums, strict=True):
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            layer.add(neuron, activations[node.name], watch.sums[node] / last, watch.fired(node))
+            layer.add(neuron, activations[node.name], model.mean(watch.sums[node], last), watch.fired(node))
         right = count_right(choice, labels) if labels is not None else 0.0
-        return Tally(count, labels is not None, right, watch.follow().active, tuple(sums), answers)
+        return Tally(count, labels is not None, right, watch.follow().active, tuple(sums), answers, fidelity)
 
-    each = [merged([tally(inputs, labels) for inputs, labels in tiled(model, [batch])]) for batch in batches]
+    each, done = list[Tally](), 0
+    for batch in batches:
+        tallies = []
+        for inputs, labels in tiled(model, [batch]):
+            tallies.append(tally(done, inputs, labels))
+            done += len(inputs)
+        each.append(merged(tallies))
     if not (every := share.together(each)):
         raise DataError("there are no samples to measure on")
     total = merged(every)
@@ -222,6 +248,9 @@ def measure(
         ann_accuracy=total.ann_right / samples if labelled else None,
         curve=curve,
         layers=tuple(layers[node].layer(node, voice, last) for voice, node in voices.items()),
+        outputs=total.fidelity.outputs(
+            [o.name for o in ann.outputs], ["x".join(map(str, sample_shape(o.shape))) for o in ann.outputs]
+        ),
         metrics=summary(
             model, spiking, curve[-1].spikes_per_neuron, total.active / samples / neurons, operations, last
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from converter.errors import Refusal
 from converter.graph import Node, batch_axes, size_of
 from converter.ops import Conv, ConvTranspose, Linear
+from converter.quantise import weight_bytes
 from converter.rate import SpikingModel
 
 PICOJOULE_MAC = 4.6
@@ -29,6 +30,12 @@ ENERGY_ASSUMPTION = (
 )
 
 
+def saved(graph: Iterable[Node]) -> int:
+    """The bytes by which weights held as codes are smaller than as floats."""
+    nodes = [n for n in graph if isinstance(n.op, Conv | ConvTranspose | Linear) and n.op.packed is not None]
+    return sum(4 * n.op.tensors()["weight"].numel() for n in nodes) - weight_bytes(nodes)
+
+
 def fan_out_of(node: Node) -> Tensor:
     """How many non-zero weights each input of a synapse reaches: the input's shape, 1 where the batch is."""
     ones = node.op.map_tensors(lambda t: (t != 0).to(t.dtype))
@@ -36,7 +43,7 @@ def fan_out_of(node: Node) -> Tensor:
     batch = batch_axes(node.inputs[0].shape)
     shape = [1 if i in batch else d for i, d in enumerate(node.inputs[0].shape)]
     with torch.inference_mode(False), torch.enable_grad():
-        x = torch.zeros(shape, device=ones.weight.device, requires_grad=True)
+        x = torch.zeros(shape, device=ones.weight.device, dtype=ones.weight.dtype, requires_grad=True)
         replace(ones, bias=None, weight=ones.weight.clone())(x).sum().backward()
     if x.grad is None:
         raise Refusal("reaches no weight")
@@ -76,7 +83,7 @@ def summary(
     macs_ann, macs_static = macs_of(ann), macs_of(model.plan.static)
     neurons = sum(size_of(n.shape) for n in model.neurons)
     return {
-        "footprint": sum(t.numel() * t.element_size() for t in tensors),
+        "footprint": sum(t.numel() * t.element_size() for t in tensors) - saved(model.graph),
         "connection_sparsity": 1
         - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
         "activation_sparsity": 1 - active / timesteps,

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,22 +16,34 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from converter import schedules
-from converter.account import analog_words, pooling_words, said_of_change, said_of_search
+from converter import quantise, schedules, weights
+from converter.account import (
+    analog_words,
+    clipping_warning,
+    pooling_words,
+    said_of_change,
+    said_of_search,
+    said_of_weights,
+)
 from converter.data import Source, range_warning, split
+from converter.decision import decisions
 from converter.encodings import Encoding, encodings
 from converter.files import sha256
+from converter.first_spike import FirstSpikeModel
+from converter.fixed_point import fixed_point
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, Witness, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.observe import Batches
-from converter.passes import apply
+from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
+DECIDED = 1000
+"""On so many samples early answers are measured, at most."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples or steps done, of how many)."""
 
@@ -61,12 +73,24 @@ class Search(Calibrate, Protocol):
         """The graph and every trial, the start first; `progress(done, of)` counts them."""
 
 
+class Judge(Witness, Protocol):
+    """Says how well a dense network does its task."""
+
+    def measurable(self, data: Source, indices: Sequence[int]) -> tuple[list[int], str | None]:
+        """Those of the samples that can be measured, in order; and a warning where some cannot."""
+
+    def task(self) -> Task:
+        """What was seen."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for. Every field is recorded in the report and in run.toml."""
 
     neuron: str = "integrate-fire"
     neuron_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = weights.FLOAT
+    """The format the weights are held in: float32, int8, int4, log2:5, …"""
     encoding: str = "current"
     timesteps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     schedule: str = "stream"
@@ -85,7 +109,8 @@ class Settings:
     """Where to cut the network, instead of at its own outputs."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for time that cannot be shared so."""
+        """Raise `UsageError` for time that cannot be shared so, and for weights that there are not."""
+        weights.parse(self.weights)
         schedules.check(self.schedule, self.delay, self.timesteps)
 
     def torch_device(self) -> torch.device:
@@ -115,26 +140,31 @@ def convert(
     calibrators: Sequence[tuple[str, Calibrate]],
     settings: Settings,
     progress: Progress = lambda what, done, of: None,
+    judge: Judge | None = None,
 ) -> Conversion:
     """Convert the ONNX file at `path` and measure the result.
 
-    `source(graph)` opens the data for the network's input. Calibration and measurement samples are disjoint.
+    `source(graph)` opens the data for the network's input; `judge` measures what it is for. Calibration and
+    measurement samples are disjoint.
     Raises `ConversionError` for whatever the user can mend: the file, the data, the settings.
     """
     clock = Clock()
     torch.manual_seed(settings.seed)
     ann, file = load_with_source(path, shapes=settings.input_shapes, outputs=settings.outputs)
     clock.lap("import")
-    graph, applied = apply(ann.verify())
-    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     prototype = neurons[settings.neuron](**settings.neuron_options)
+    graph, applied = apply(ann.verify(), pipeline_for(prototype))
+    steps = [Step(a.name, {}, f"{a.before} nodes became {a.after}") for a in applied]
     graph = Spike(prototype, settings.keep_analog)(graph)
-    schedules.check_graph(graph, settings.schedule)
+    schedules.check_graph(graph, settings.schedule, settings.timesteps)
     clock.lap("passes")
 
     device = settings.torch_device()
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
+    measured_on, unlabelled = (
+        judge.measurable(data, parts.measurement) if judge else (parts.measurement, None)
+    )
     size = batch_that_fits(graph, settings.batch_size)
     ann, graph = ann.to(device), graph.to(device)
 
@@ -144,6 +174,12 @@ def convert(
             yield x.to(device)
 
     spiking = graph
+    format, off = weights.parse(settings.weights), dict[str, float]()
+    if format is not None:
+        graph = quantise.quantise(graph, format)
+        off = quantise.errors(graph, spiking)
+        steps.append(Step("weights", {"format": settings.weights}, said_of_weights(graph, off)))
+        clock.lap("weights")
     low, high = input_range(inputs())
     waiting, ran = list(calibrators), list[str]()
     while waiting:
@@ -151,7 +187,10 @@ def convert(
         ran.append(name)
         before = graph
         trials: tuple[Trial, ...] = ()
-        if isinstance(calibrate, Choice):
+        if format is not None and getattr(calibrate, "changes_weights", False):
+            ran.pop()
+            said = f"left out: it changes weights, and they are held as {settings.weights}"
+        elif isinstance(calibrate, Choice):
             chain, said = calibrate.chosen(graph, inputs)
             waiting = [*chain, *waiting]
             ran.pop()
@@ -166,6 +205,10 @@ def convert(
         steps.append(Step(name, options, said, trials))
         clock.lap(name)
 
+    if format is not None and encodings[settings.encoding].constant:
+        graph = fixed_point(quantise.check(graph), max(abs(low), abs(high)))
+        said = "input, thresholds, first membranes and biases are whole numbers times powers of two"
+        steps.append(Step("fixed-point", {}, said))
     model = schedules.model_of(
         graph,
         encoding_of(settings, max(abs(low), abs(high))),
@@ -173,9 +216,9 @@ def convert(
         delay=settings.delay,
         seed=settings.seed,
     ).to(device)
-    first, _ = next(data.batches(parts.measurement[:size], size))
-    warning = range_warning(low, high, first)
-    total = len(parts.measurement) * max(settings.timesteps)
+    first, _ = next(data.batches(measured_on[:size], size))
+    warnings = [range_warning(low, high, first), unlabelled]
+    total = len(measured_on) * max(settings.timesteps)
     done = 0
 
     def told(samples: int) -> None:
@@ -183,11 +226,14 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = (
-        (x.to(device), y if y is None else y.to(device)) for x, y in data.batches(parts.measurement, size)
-    )
-    measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
+    pairs = on(data.batches(measured_on, size), device)
+    measured = measure(model, ann, pairs, settings.timesteps, told, spiking, witness=judge)
     clock.lap("measurement")
+    decided: tuple[Decision, ...] = ()
+    if isinstance(model, FirstSpikeModel):
+        early = data.batches(measured_on[:DECIDED], size)
+        decided = decisions(model, inputs(), on(early, device), max(settings.timesteps))
+        clock.lap("early decision")
 
     report = Report(
         model=model_facts(Path(path), file, ann, graph),
@@ -206,16 +252,29 @@ def convert(
         analog=analog_words(model, settings.keep_analog),
         pooling=pooling_words(model, ann),
         timing=schedules.words(model),
+        decisions=decided,
         ann_accuracy=measured.ann_accuracy,
         curve=measured.curve,
-        layers=measured.layers,
-        metrics=measured.metrics,
+        layers=layers_with(measured.layers, quantise.by_layer(graph, off)) if off else measured.layers,
+        metrics={**measured.metrics, "weights": quantise.facts(graph, settings.weights, off)},
         versions=versions(),
-        warnings=(warning,) if warning else (),
+        outputs=measured.outputs,
+        warnings=tuple(filter(None, (*warnings, clipping_warning(model, measured.layers)))),
+        task=judge.task() if judge else None,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
     return Conversion(model, ann, spiking, report, (low, high), tuple(ran))
+
+
+def layers_with(layers: Sequence[Layer], errors: Mapping[str, float]) -> tuple[Layer, ...]:
+    """The layers, each with the error of the weights before it."""
+    return tuple(replace(layer, weight_error=errors[layer.name]) for layer in layers)
+
+
+def on(batches: Labelled, device: torch.device) -> Labelled:
+    """The same inputs and labels on `device`."""
+    return ((x.to(device), y if y is None else y.to(device)) for x, y in batches)
 
 
 class Clock:

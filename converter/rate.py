@@ -85,6 +85,10 @@ class SpikingModel(nn.Module):
         """The nodes that fire, in order."""
         return tuple(n for n in self.plan.step if isinstance(n.op, Neuron))
 
+    def mean(self, total: Tensor, timesteps: int) -> Tensor:
+        """What a neuron says, of the sum of what was heard of it over a run of `timesteps` steps."""
+        return total / timesteps
+
     def currents(
         self, x: Tensor | tuple[Tensor, ...], functions: Mapping[Node, Function] | None = None
     ) -> Values:

@@ -6,9 +6,13 @@ pipelined  a layer integrates a whole window, then fires while the next window c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from converter.encodings import Encoding
 from converter.errors import UsageError
+from converter.first_spike import FirstSpikeModel, first_spikes
 from converter.graph import Graph, size_of
+from converter.neurons.first_spike import FirstSpike
 from converter.pipelined import PipelinedModel
 from converter.rate import RateModel, refuse_early
 from converter.window import refuse_unfit, waits
@@ -23,7 +27,9 @@ def model_of(
     """The model of `graph` under this schedule. Raises `UsageError` as `check` does."""
     check(schedule, delay, ())
     if schedule == "pipelined":
-        return PipelinedModel(graph, encoding, seed=seed)
+        kind = FirstSpikeModel if first_spikes(graph) else PipelinedModel
+        return kind(graph, encoding, seed=seed)
+    check_graph(graph, schedule)
     return RateModel(graph, encoding, seed=seed, delay=delay)
 
 
@@ -40,10 +46,16 @@ def check(schedule: str, delay: int, timesteps: tuple[int, ...]) -> None:
     refuse_early(timesteps, delay)
 
 
-def check_graph(graph: Graph, schedule: str) -> None:
-    """`UsageError` naming an op of the spiking `graph` that cannot work under this schedule."""
+def check_graph(graph: Graph, schedule: str, timesteps: Sequence[int] = ()) -> None:
+    """`UsageError` naming an op of the spiking `graph` that cannot work under this schedule, or so long."""
     if schedule == "pipelined":
         refuse_unfit(graph)
+    for node in graph:
+        if isinstance(node.op, FirstSpike):
+            if schedule != "pipelined":
+                raise UsageError(f"{node.where} spikes once a window, it has the schedule pipelined")
+            for time in timesteps:
+                node.op.check(time)
 
 
 def words(model: Model) -> tuple[str, ...]:
@@ -54,6 +66,10 @@ def words(model: Model) -> tuple[str, ...]:
     kept = waits(model.graph)
     layers = f"{model.stages} layer{'s' * (model.stages > 1)} of neurons in a row"
     said = [f"windows of T steps, {layers}: an answer after {model.latency(1)}·T steps, an image every T"]
+    if isinstance(model, FirstSpikeModel):
+        said.append(f"one layer after the other, no two at a time: after {model.latency_in_turn(1)}·T steps")
+        if model.continuous:
+            said.append("time is continuous, its unit a window: T = 1")
     if kept:
         values = sum(wait.windows * size_of(wait.source.shape) for wait in kept)
         longest = max(wait.windows for wait in kept)

@@ -83,11 +83,12 @@ class Stateful(Op):
 
     def scan(self, state: State, values: Tensor) -> tuple[State, Tensor]:
         """Several steps at once: inputs [steps, batch, …] -> (state, outputs [steps, batch, …])."""
-        outputs = []
-        for value in values:
-            state, output = self.step(state, value)
-            outputs.append(output)
-        return state, torch.stack(outputs)
+        state, output = self.step(state, values[0])
+        outputs = output.new_empty((len(values), *output.shape))
+        outputs[0] = output
+        for time, value in enumerate(values[1:], 1):
+            state, outputs[time] = self.step(state, value)
+        return state, outputs
 
     def code(self, name: str, *inputs: str) -> str:
         """`inputs` are the state and the input of the step."""

@@ -17,8 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from converter.encodings import encodings
-from converter.errors import ArtefactError
+from converter.errors import ArtefactError, ModelError
 from converter.graph import BATCH, Graph, Node, Op, Shape, show_dim
+from converter.packed import Packed
+from converter.quantise import check
 from converter.rate import identifiers
 from converter.reference import equal
 from converter.schedules import Model, model_of
@@ -78,12 +80,28 @@ def graph_entries(graph: Graph, key: Callable[[Node, str], str]) -> dict[str, An
                 "op": type(n.op).__name__,
                 "settings": n.op.settings(),
                 "tensors": {field: key(n, field) for field in n.op.tensors()},
+                **({"packed": packed.format} if (packed := packed_of(n)) else {}),
                 "inputs": [i.name for i in n.inputs],
                 "shape": [d if d < BATCH else show_dim(d) for d in n.shape],
             }
             for n in graph
         ],
     }
+
+
+def packed_of(node: Node) -> Packed | None:
+    """The codes of a node's weights, if it has some."""
+    return getattr(node.op, "packed", None)
+
+
+def code_tensors(model: Model) -> dict[str, Tensor]:
+    """The codes of all weights that are held as such, `layer.codes` and `layer.scale`."""
+    found: dict[str, Tensor] = {}
+    for node in model.graph:
+        if packed := packed_of(node):
+            name = model.names[node.name]
+            found |= {f"{name}.codes": packed.codes.clone(), f"{name}.scale": packed.scale.clone()}
+    return found
 
 
 def from_json(text: str, tensors: Mapping[str, Tensor]) -> Model:
@@ -129,11 +147,14 @@ def graph_from(entries: Mapping[str, Any], tensors: Mapping[str, Tensor], name: 
     for entry in entries["nodes"]:
         settings = {k: _tuples(v) for k, v in entry["settings"].items()}
         settings |= {field: tensors[key] for field, key in entry["tensors"].items()}
+        if "packed" in entry:
+            layer = entry["tensors"]["weight"].removesuffix(".weight")
+            settings["packed"] = Packed(entry["packed"], tensors[f"{layer}.codes"], tensors[f"{layer}.scale"])
         inputs = tuple(nodes[i] for i in entry["inputs"])
         op = known[entry["op"]](**settings)
         nodes[entry["name"]] = Node(op, inputs, entry["name"], _shape(entry["shape"]))
     inputs, outputs = (tuple(nodes[n] for n in entries[end]) for end in ("inputs", "outputs"))
-    return Graph(inputs, outputs, name).verify()
+    return check(Graph(inputs, outputs, name).verify())
 
 
 @contextmanager
@@ -141,7 +162,7 @@ def whole(problem: str) -> Iterator[None]:
     """`ArtefactError` with this problem where data do not fit together."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ModelError) as error:
         raise ArtefactError(
             problem,
             why=f"{type(error).__name__}: {error}",

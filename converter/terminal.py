@@ -21,7 +21,8 @@ from converter.early_exit import EarlyExit
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
-from converter.report import Point, Report, plain
+from converter.report import Decision, Output, Point, Report, Task, plain
+from converter.targets import Fit
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -99,11 +100,56 @@ def curve(points: Sequence[Point], ann_accuracy: float | None) -> Table:
     return made
 
 
+def decisions(rows: Sequence[Decision]) -> list[Any]:
+    """What is answered early, the margins a line each; nothing where nothing is."""
+    if not rows:
+        return []
+    made = table("margin", "accuracy", "as at the end", "steps of the last window", "latency")
+    for row in rows:
+        shares = words.percent(row.accuracy), words.percent(row.agreement)
+        style = "bold" if row.chosen else None
+        made.add_row(f"{row.margin:g}", *shares, f"{row.steps:.1f}", f"{row.latency:.1f}", style=style)
+    return [
+        made,
+        f"early answers with windows of {rows[0].window} steps, {rows[0].samples} samples",
+    ]
+
+
+def outputs(each: Sequence[Output]) -> Table:
+    """Every output against the ANN's after the longest run."""
+    made = table(
+        "output", "shape", "T", "error", "difference", "correlation", "KL, nats", left=("output", "shape")
+    )
+    for output in each:
+        last = output.curve[-1]
+        figures = words.percent(last.error), words.number(last.difference), words.figure(last.correlation)
+        made.add_row(
+            escape(output.name), output.shape, str(last.timesteps), *figures, words.nats(last.divergence)
+        )
+    return made
+
+
+def task(measured: Task) -> list[Any]:
+    """How well a dense network does its task over time, the ANN last; nothing without labels."""
+    if not measured.ann:
+        return [escape(measured.words)]
+    made = table("T", *measured.ann)
+    for point in measured.curve:
+        made.add_row(str(point.timesteps), *(words.figure(point.figures[name]) for name in measured.ann))
+    made.add_section()
+    made.add_row("ANN", *map(words.figure, measured.ann.values()), style="bold")
+    return [made, escape(f"{measured.task}, decoder {measured.decoder}: {measured.words}")]
+
+
 def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     """The result of a conversion; with `every`, each layer, and what was done to the network."""
     shown: list[Any] = [curve(report.curve, report.ann_accuracy)]
+    if report.task is not None:
+        shown += [outputs(report.outputs), *task(report.task)]
     if every:
+        shown += [outputs(report.outputs)] * (report.task is None)
         shown.append(layers([asdict(layer) for layer in report.layers]))
+        shown += decisions(report.decisions)
         shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
         shown += map(escape, (*report.timing, *report.pooling, *report.analog))
     else:
@@ -111,15 +157,35 @@ def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     return [
         *shown,
         escape(f"{report.model.name}: {words.headline(report)}"),
+        *map(escape, filter(None, [words.early(report)])),
         escape(f"calibrated on {report.data.calibration}; measured on {report.data.measurement}"),
         escape(f"the page: {target / 'report.html'}"),
     ]
 
 
-def evaluation(measured: Measurement, samples: str, *, every: bool) -> list[Any]:
+def fit(found: Fit) -> list[Any]:
+    """What of a network fits a chip, layer by layer."""
+    made = table("layer", "neurons", "fan-in", "fan-out", "bits", "synapses", "fits", left=("layer", "fits"))
+    for layer in found.layers:
+        numbers = (layer.neurons, layer.axons, layer.fanout, layer.bits, layer.synapses)
+        made.add_row(escape(layer.name), *(f"{n:,}" for n in numbers), "; ".join(layer.refused) or "yes")
+    whole = "; ".join(found.refused) or ("fits" if found.fits else "its layers do not fit")
+    return [made, escape(f"{found.target}: {whole}"), escape(f"limits: {found.source}")]
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    """What a change cost in accuracy, or without labels in agreement with the ANN."""
+    what = "agreement" if found["before"]["accuracy"] is None else "accuracy"
+    before, after = (words.percent(found[name][what]) for name in ("before", "after"))
+    return f"{what} {before} before, {after} after, at {found['timesteps']} steps, on {found['samples']}"
+
+
+def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *, every: bool) -> list[Any]:
     """The answers over time and what they cost; `samples` says on what, `every` adds the layers."""
     return [
         curve(measured.curve, measured.ann_accuracy),
+        *([outputs(measured.outputs)] if every or dense else []),
+        *(task(dense) if dense else []),
         *([layers([asdict(layer) for layer in measured.layers])] if every else []),
         operations(measured.metrics),
         escape(f"measured on {samples}"),
@@ -138,11 +204,14 @@ def exits(found: EarlyExit) -> str:
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The neurons, a layer a line; `rows` as in report.json."""
-    made = table("layer", "shape", "threshold", "rate", "error", "clipped", "silent", left=("layer", "shape"))
+    quantised = any(row["weight_error"] is not None for row in rows)
+    columns = ["threshold", "rate", "error", "clipped", "silent", *["weights"] * quantised]
+    made = table("layer", "shape", *columns, left=("layer", "shape"))
     for row in rows:
         low, high = row["threshold_min"], row["threshold_max"]
         threshold = f"{low:.3g}" if low == high else f"{low:.3g} … {high:.3g}"
-        shares = (words.percent(row[key]) for key in ("error", "clipped", "silent"))
+        keys = ("error", "clipped", "silent", *["weight_error"] * quantised)
+        shares = (words.percent(row[key]) for key in keys)
         made.add_row(escape(row["name"]), row["shape"], threshold, f"{row['firing_rate']:.3f}", *shares)
     return made
 

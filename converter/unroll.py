@@ -71,14 +71,7 @@ def unroll(
     Raises `Unsupported` where the batch does not stand first: steps and batch are run as one dimension.
     """
     plan = Plan.of(graph)
-    if astray := [node for node in plan.step if node.shape[:1] != (BATCH,)]:
-        raise Unsupported(
-            f"{graph.name} cannot be run operator by operator",
-            [
-                (node.where, f"the batch does not stand first in its {show_shape(node.shape)}")
-                for node in astray
-            ],
-        )
+    refuse_astray(graph, plan)
     static = frozenset(plan.static)
     left = {node: len(users) for node, users in graph.users().items()}
     have: dict[Node, Tensor] = {graph.inputs[0]: x}
@@ -90,7 +83,7 @@ def unroll(
         else:
             given = [over_time(have[i], timesteps) if i in static else have[i] for i in node.inputs]
             listen(node, given)
-            have[node] = _run(node, given, fire, cumulative=node in plan.cumulative)
+            have[node] = each_in_time(node, given, fire, cumulative=node in plan.cumulative)
         if node in plan.frontier:
             means[node] = have[node] if node in static else have[node].mean(0)
         for source in node.inputs:
@@ -107,7 +100,20 @@ def over_time(value: Tensor, timesteps: int) -> Tensor:
     return value.expand(timesteps, *value.shape)
 
 
-def _run(node: Node, values: Sequence[Tensor], fire: Fire, *, cumulative: bool) -> Tensor:
+def refuse_astray(graph: Graph, plan: Plan) -> None:
+    """`Unsupported` where the batch does not stand first: steps and batch are run as one dimension."""
+    if astray := [node for node in plan.step if node.shape[:1] != (BATCH,)]:
+        raise Unsupported(
+            f"{graph.name} cannot be run operator by operator",
+            [
+                (node.where, f"the batch does not stand first in its {show_shape(node.shape)}")
+                for node in astray
+            ],
+        )
+
+
+def each_in_time(node: Node, values: Sequence[Tensor], fire: Fire, *, cumulative: bool) -> Tensor:
+    """What `node` makes of `values` [steps, batch, …] of all steps: [steps, batch, …]."""
     if isinstance(node.op, Stateful):
         return fire(node, values[0])
     return _cumulative(node.op, values) if cumulative else each_step(node.op, values)

@@ -10,33 +10,15 @@ layers is its ANN with each activation replaced by this one: `windowed`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from converter.errors import UsageError
 from converter.graph import Graph, Node, Op
 from converter.neurons import Neuron
 from converter.neurons.leaky import Leaky
-from converter.stateful import State, Stateful
-
-
-def fire_window(
-    kernel: Callable[..., tuple[State, Tensor]],
-    state: State,
-    current: Tensor,
-    timesteps: int,
-    *arguments: Any,
-) -> Tensor:
-    """The mean of a neuron's spikes over a window, after one in which its mean current was `current`."""
-    charge, total = timesteps * current, torch.zeros_like(current)
-    for _ in range(timesteps):
-        state, spikes = kernel(state, charge, *arguments)
-        charge, total = torch.zeros_like(charge), total + spikes
-    return total / timesteps
+from converter.stateful import Stateful
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +29,7 @@ class Window(Op):
     timesteps: int
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        return fire_window(self.neuron.step, self.neuron.init(), inputs[0], self.timesteps)
+        return self.neuron.window(inputs[0], self.timesteps)
 
 
 def windowed(graph: Graph, timesteps: int) -> Graph:

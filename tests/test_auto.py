@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from calibrators._room import Room
 from calibrators.auto import CHAINS, COST, Auto
 from cli import main
 from converter.config import seconds
@@ -31,7 +32,7 @@ def small(neuron: str = "integrate-fire") -> Graph:
 
 def chosen(neuron: str, schedule: str, budget: float, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The names of the chain, if a sample takes 10 ms and there are 100."""
-    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, 100))
+    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, Room.ample(100)))
     chain, _ = Auto(8, schedule, budget).chosen(small(neuron), lambda: [torch.rand(100, 6)])
     return tuple(name for name, _ in chain)
 
@@ -58,7 +59,7 @@ def test_the_best_chain_that_the_budget_allows_is_taken(
 
 
 def test_it_says_what_it_took_and_what_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, 100))
+    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, Room.ample(100)))
     _, why = Auto(8, "stream", 5.0).chosen(small(), lambda: [])
     assert why == (
         "least-squares, bias-correction: the best known for binary spikes, stream, T = 8 in 5 s "
@@ -75,26 +76,43 @@ def test_a_run_of_thousands_of_steps_is_not_tried() -> None:
 def test_weights_are_not_learnt_from_a_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"{', '.join(CHAINS['binary'][0])} needs 64"
     for count in (64, 63):
-        monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches, n=count: (0.01, n))
+        monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches, n=count: (0.01, Room.ample(n)))
         chain, why = Auto(8, "stream", 1000.0).chosen(small(), lambda: [])
         assert [name for name, _ in chain] == list(CHAINS["binary"][0 if count == 64 else 1])
         assert why.endswith(f"{count} samples" + "; " * (count < 64) + said * (count < 64) + ")")
 
 
+def test_where_memory_is_short_all_samples_run_twice_and_few_are_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """100 samples at 10 ms, twice: 2 s; coordinate looks at 10 of them 9 times: 0.9 s."""
+    room = Room(100, 5, sparing=True, looked=10, learnt=63)
+    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, room))
+    for budget, expected in ((2.91, CHAINS["binary"][1]), (2.89, CHAINS["binary"][2])):
+        chain, why = Auto(8, "stream", budget).chosen(small(), lambda: [])
+        assert tuple(name for name, _ in chain) == expected
+    _, why = Auto(8, "stream", 100.0).chosen(small(), lambda: [])
+    assert why.endswith(
+        "(about 3 s for 100 samples; least-squares, coordinate, reconstruction, coordinate needs 64, "
+        "and 63 fit into memory)"
+    )
+
+
 def test_the_time_of_a_sample_is_taken_and_samples_that_do_not_fit_are_not_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    each, count = Auto(8)._timed(small(), lambda: [torch.rand(20, 6), torch.rand(20, 6)])
-    assert count == 40
+    each, room = Auto(8)._timed(small(), lambda: [torch.rand(20, 6), torch.rand(20, 6)])
+    assert room == Room.ample(40)
     assert 0 < each < 1
-    monkeypatch.setattr("calibrators._layerwise.MEMORY", 4 * 8 * 8 * 25)  # T = 8 of 8 values: 25 samples
-    assert Auto(8)._timed(small(), lambda: [torch.rand(40, 6)])[1] == 25
+    monkeypatch.setattr("calibrators._room.MEMORY", 4 * 8 * 8 * 25)  # T = 8 of 8 values: 25 samples
+    monkeypatch.setattr("calibrators._room.STORED", 8)
+    assert Auto(8)._timed(small(), lambda: [torch.rand(40, 6)])[1].samples == 25
     with pytest.raises(DataError, match="there are no calibration samples"):
         Auto(8)._timed(small(), lambda: [])
 
 
 def test_as_a_calibrator_it_is_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, 100))
+    monkeypatch.setattr(Auto, "_timed", lambda self, graph, batches: (0.01, Room.ample(100)))
     graph, x = small(), weight(40, 6, seed=3, scale=1.0)
     auto = Auto(4, "stream", 3.0)
     expected = graph

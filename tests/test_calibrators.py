@@ -21,6 +21,7 @@ from converter.errors import DataError, Unsupported, UsageError
 from converter.graph import Graph
 from converter.importer import load
 from converter.neurons import Neuron
+from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.multi_level import MultiLevel
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -143,7 +144,7 @@ def test_least_squares_of_a_gaussian_is_the_known_fixed_point() -> None:
     histogram = Histogram(False)
     for seed in range(10):
         histogram.update(torch.randn(20_000, 1, generator=torch.Generator().manual_seed(seed)).relu())
-    assert float(least_squares(histogram, 4, 0.5)) == pytest.approx(2.135, rel=0.02)
+    assert float(least_squares(histogram, IntegrateFire(), 4)) == pytest.approx(2.135, rel=0.02)
 
 
 @settings(max_examples=30, deadline=None)
@@ -154,7 +155,8 @@ def test_least_squares_is_the_best_of_its_grid(seed: int, levels: int, initial: 
     )
     histogram = Histogram(True)
     histogram.update(values)
-    for column, found in zip(values.double().T, least_squares(histogram, levels, initial), strict=True):
+    neuron = IntegrateFire(initial=initial)
+    for column, found in zip(values.double().T, least_squares(histogram, neuron, levels), strict=True):
 
         def error(limit: float, column: Tensor = column) -> float:
             code = (column * levels / limit + initial).floor().clamp(0, levels) * limit / levels

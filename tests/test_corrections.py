@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibrators import calibrators, with_ranges
-from calibrators._layerwise import Layer, by_channel, layer_by_layer, with_neurons
+from calibrators._layerwise import Layer, by_channel, with_neurons
+from calibrators._run import layer_by_layer
 from calibrators.bias_correction import BiasCorrection
 from calibrators.coordinate import MOVES, Coordinate, Setting
 from calibrators.initial_membrane import InitialMembrane

@@ -5,6 +5,7 @@ Names come from other people's files, so the template escapes everything; the dr
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Iterator
 
@@ -15,7 +16,8 @@ from converter.exporters._charts import accuracy_chart, divergence_chart, search
 from converter.exporters._templates import environment
 from converter.report import Layer, Report
 
-MEASURES: tuple[tuple[str, str, Callable[[Layer], float], Callable[[float], str]], ...] = (
+Measure = tuple[str, str, Callable[[Layer], float], Callable[[float], str]]
+MEASURES: tuple[Measure, ...] = (
     ("firing rate", "spikes per neuron and step", lambda layer: layer.firing_rate, lambda v: f"{v:.3f}"),
     (
         "error",
@@ -27,17 +29,32 @@ MEASURES: tuple[tuple[str, str, Callable[[Layer], float], Callable[[float], str]
     ("silent", "neurons that should fire and never did", lambda layer: layer.silent, words.percent),
 )
 """What is shown of a layer: name, meaning, where it stands, how it is said."""
+OF_WEIGHTS: Measure = (
+    "weights",
+    "relative error of the quantised weights before it",
+    lambda layer: layer.weight_error or 0.0,
+    words.percent,
+)
 
 
-def page(report: Report) -> str:
-    """The page for `report`, complete; the same report gives the same page, byte for byte."""
+def measures(report: Report) -> tuple[Measure, ...]:
+    """What there is to show of the layers of `report`."""
+    quantised = any(layer.weight_error is not None for layer in report.layers)
+    return (*MEASURES, OF_WEIGHTS) if quantised else MEASURES
+
+
+def page(report: Report, picture: bytes | None = None) -> str:
+    """The page for `report`, complete; the same report gives the same page, byte for byte.
+
+    `picture` is a PNG of what a dense network found, and becomes part of the page.
+    """
     return (
         environment(html=True)
         .get_template("page.html.jinja")
         .render(
             report=report,
             words=words,
-            measures=MEASURES,
+            measures=measures(report),
             headline=words.headline(report),
             settling=words.settling(report),
             points=words.milestones(report.curve),
@@ -50,6 +67,8 @@ def page(report: Report) -> str:
                 for place, step in enumerate(report.steps)
                 if step.trials
             ],
+            task=report.task,
+            picture=None if picture is None else base64.b64encode(picture).decode(),
             layers=list(_layers(report)),
             worst=max(report.layers, key=lambda layer: _finite(layer.error), default=None),
             metrics=list(words.metric_groups(report.metrics)),
@@ -60,11 +79,13 @@ def page(report: Report) -> str:
 
 def _layers(report: Report) -> Iterator[tuple[Layer, list[tuple[str, str]]]]:
     """Each layer with (text, length of its bar) for every measure; a column's largest fills its width."""
-    tops = [max((_finite(of(layer)) for layer in report.layers), default=0) for _, _, of, _ in MEASURES]
+    tops = [
+        max((_finite(of(layer)) for layer in report.layers), default=0) for _, _, of, _ in measures(report)
+    ]
     for layer in report.layers:
         cells = [
             (say(of(layer)), f"{_finite(of(layer)) / top:.3f}" if top else "0")
-            for (_, _, of, say), top in zip(MEASURES, tops, strict=True)
+            for (_, _, of, say), top in zip(measures(report), tops, strict=True)
         ]
         yield layer, cells
 

@@ -22,12 +22,12 @@ from converter.cumulative import telescope, telescope_mean
 from converter.exporters import _words as words
 from converter.exporters._layout import fold, shorten
 from converter.exporters._templates import environment
+from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Input, Node, batch_axes, show_shape
 from converter.neurons import Neuron
 from converter.pipelined import PipelinedModel
 from converter.report import Report
 from converter.stateful import Stateful
-from converter.window import fire_window
 
 # Names with a meaning of their own in the emitted file: a value of the network called so gets an underscore.
 _TAKEN = frozenset(dir(builtins)) | {
@@ -87,6 +87,7 @@ def source(model: schedules.Model, report: Report | None = None) -> str:
         constant=model.encoding.constant,
         encode=writer.encode(),
         pipelined=writer.pipelined,
+        once=isinstance(model, FirstSpikeModel),
         delay=model.delay,
         timing=[_plain(each) for each in schedules.words(model)],
         seed=model.seed,
@@ -133,7 +134,6 @@ class _Writer:
         """The functions of ours that the file holds a copy of, in the order of their use."""
         yield from _kernels(self.model)
         if self.pipelined:
-            yield fire_window
             return
         told = [n for n in self.model.plan.step if n in self.model.plan.cumulative]
         if any(n.op.homogeneous for n in told):
@@ -228,8 +228,7 @@ class _Writer:
         if not isinstance(node.op, Neuron):
             return fold(f"{name} = {self.code(node, *(self.local[i] for i in node.inputs))}  # {shape}", 8)
         own, current = self.attribute(node), self.local[node.inputs[0]]
-        given = [node.op.kernel.__name__, node.op.code_init(own), current, "timesteps"]
-        call = f"fire_window({', '.join([*given, *node.op.code_arguments(own)])})"
+        call = node.op.code_window(own, current).replace("'", '"')
         return fold(f"{name} = {call}  # {shape}", 8)
 
     def fired(self) -> list[str]:
@@ -247,7 +246,11 @@ class _Writer:
 
 def _kernels(model: schedules.Model) -> list[Callable[..., Any]]:
     """The functions of the ops with a state and of the encoding, each once."""
-    kernels: list[Callable[..., Any]] = [n.op.kernel for n in model.plan.step if isinstance(n.op, Stateful)]
+    stateful = [n.op for n in model.plan.step if isinstance(n.op, Stateful)]
+    kernels: list[Callable[..., Any]] = []
+    for op in stateful:
+        windowed = isinstance(model, PipelinedModel) and isinstance(op, Neuron)
+        kernels += op.window_functions if windowed and isinstance(op, Neuron) else (op.kernel,)
     if model.encoding.kernel is not None:
         kernels.append(model.encoding.kernel)
     return list(dict.fromkeys(kernels))

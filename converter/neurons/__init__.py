@@ -7,8 +7,9 @@ weights stay the network's own and Add, Concat, pooling and read-out need no boo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class Neuron(Stateful):
     alphabet: ClassVar[str] = "binary"
     """What a spike may be: `binary` {0, θ}, `signed` also negative, `levels` several thresholds at once,
     `burst` several spikes at once, `powers` one of several signed powers of two."""
+    pools_spikes: ClassVar[bool] = False
+    """Whether the spikes of a window of neurons pool without loss, so that no max-pool need move up."""
+    one_sided: ClassVar[bool] = False
+    """Whether a negative slope has no counterpart in its code either."""
     remembers: ClassVar[bool] = False
     """Whether the state holds, beside the membrane, the net count of thresholds emitted so far."""
 
@@ -51,7 +56,32 @@ class Neuron(Stateful):
 
     def rate(self, x: Tensor) -> Tensor:
         """The mean output over many steps of a constant current `x`; same shape as `x`."""
-        return torch.minimum(self(x), self.most * self.calibrated())
+        return torch.minimum(self(x), self.limit())
+
+    def limit(self) -> Tensor:
+        """The largest mean output there is."""
+        return self.most * self.calibrated()
+
+    def window(self, current: Tensor, timesteps: int) -> Tensor:
+        """The mean of its spikes over a window of steps, after one with this mean current."""
+        return fire_window(self.step, self.init(), current, timesteps)
+
+    @property
+    def window_functions(self) -> tuple[Callable[..., Any], ...]:
+        """The functions of ours behind `window`, for emitted models."""
+        return (self.kernel, fire_window)
+
+    def code_window(self, name: str, current: str) -> str:
+        """The Python expression for `window`, of the current in the variable `current`."""
+        given = [self.kernel.__name__, self.code_init(name), current, "timesteps", *self.code_arguments(name)]
+        return f"fire_window({', '.join(given)})"
+
+    def quantised(self, x: Tensor, ranges: Tensor, timesteps: int) -> Tensor:
+        """What a window says of currents `x` [channels, …], were these the ranges [channels, 1]: as `x`."""
+        levels = self.parts * timesteps
+        step = (ranges / levels).clamp_min(torch.finfo(ranges.dtype).tiny)
+        phase = self.initial.reshape(-1, 1) if isinstance(self.initial, Tensor) else self.initial
+        return step * (x / step + phase).floor().clamp(0, levels)
 
     def calibrated(self) -> Tensor:
         """The threshold. Raises `Refusal` while there is none."""
@@ -93,6 +123,21 @@ class Neuron(Stateful):
         net = f" torch.zeros_like({name}.threshold)" if self.remembers else ""
         initial = f"{name}.initial" if isinstance(self.initial, Tensor) else repr(self.initial)
         return f"({initial} * {name}.threshold,{net})"
+
+
+def fire_window(
+    kernel: Callable[..., tuple[State, Tensor]],
+    state: State,
+    current: Tensor,
+    timesteps: int,
+    *arguments: Any,
+) -> Tensor:
+    """The mean of a neuron's spikes over a window, after one in which its mean current was `current`."""
+    charge, total = timesteps * current, torch.zeros_like(current)
+    for _ in range(timesteps):
+        state, spikes = kernel(state, charge, *arguments)
+        charge, total = torch.zeros_like(charge), total + spikes
+    return total / timesteps
 
 
 neurons: Registry[type[Neuron]] = Registry("neuron", "converter.neurons")

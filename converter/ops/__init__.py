@@ -14,6 +14,7 @@ from converter.ops._basic import (
     Slice,
     Transpose,
 )
+from converter.ops._grid import Grid
 from converter.ops.activation import LeakyRelu, PRelu, Relu, Smooth, Swish, ThresholdedRelu
 from converter.ops.affine import Conv, ConvTranspose, MatMul
 from converter.ops.arithmetic import Div, Max, Min, Mul, Pointwise, Pow
@@ -44,6 +45,7 @@ __all__ = [
     "Expand",
     "ExpandBatch",
     "Gather",
+    "Grid",
     "GroupNorm",
     "LayerNorm",
     "LeakyRelu",

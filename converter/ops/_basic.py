@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.graph import Op, Shape
+from converter.packed import Packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class Linear(Op):
 
     weight: Tensor
     bias: Tensor | None = None
+    packed: Packed | None = None
     linear: ClassVar[bool] = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:

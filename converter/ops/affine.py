@@ -18,6 +18,7 @@ from converter.graph import Node, Op, show_shape
 from converter.ops._basic import Add, Affine, Linear, Pad
 from converter.ops._batch import parameter, reshaped, swapped, without_batch_axes
 from converter.ops._window import amounts, padding, spatial, window
+from converter.packed import Packed
 from converter.view import NodeView, lowerings
 
 CONV = (None, F.conv1d, F.conv2d, F.conv3d)
@@ -37,6 +38,7 @@ class Conv(Op):
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    packed: Packed | None = None
     linear: ClassVar[bool] = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -72,6 +74,7 @@ class ConvTranspose(Op):
     output_padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    packed: Packed | None = None
     linear: ClassVar[bool] = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:

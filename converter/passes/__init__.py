@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from converter.errors import ModelError
 from converter.graph import Graph
+from converter.neurons import Neuron
 from converter.passes.drop_identity import drop_identity
 from converter.passes.fold_affine import fold_affine
 from converter.passes.fold_batchnorm import fold_batchnorm
@@ -29,6 +30,11 @@ PIPELINE: tuple[Pass, ...] = (
 )
 """The algebra before spikes. Pools move before activations are merged, for that brings some together; a clip
 not from 0 becomes a shifted one, so fold_affine runs again."""
+
+
+def pipeline_for(neuron: Neuron) -> tuple[Pass, ...]:
+    """The passes before activations become neurons like this one."""
+    return tuple(p for p in PIPELINE if not (neuron.pools_spikes and p is pool_first))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@
 
 Before a convolution that pads with zeros the shift is not padded: at the border fewer inputs carry it, so
 what it adds is a map over the positions, conv(h, W), and not one number a channel. What cannot be folded
-stays; the graph computes the same either way.
+stays; the graph computes the same either way. Weights that are held as codes take no scale.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def _into_output(affine: Affine, node: Node, before: Node) -> Node | None:
         return None
     weight, bias = op.weight, op.bias
     if scale is not None:
+        if op.packed is not None:
+            return None
         weight = _scale_output(op, scale)
         bias = None if bias is None else bias * scale
     if shift is not None:
@@ -120,6 +122,8 @@ def _into_input(affine: Affine, node: Node, before: Node) -> Node | None:
     channels = source.shape[axis]
     scale = vector(affine.scale, rank, axis, channels)
     if source.shape != before.shape or (scale is None) != (affine.scale is None):
+        return None
+    if scale is not None and op.packed is not None:
         return None
     weight = op.weight if scale is None else _scale_input(op, scale)
     if affine.shift is None:

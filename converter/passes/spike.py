@@ -34,14 +34,16 @@ class Spike:
     def __call__(self, graph: Graph) -> Graph:
         """The spiking graph, thresholds still unset. Raises `Unsupported` naming every node in the way."""
         spiking = graph.rewrite(self._rule)
-        refused = [node for node in in_the_way(spiking) if node.op.kind not in self.keep_analog]
+        why = "only activations of the form clamp(x, 0, c) have a spiking counterpart"
+        refused = dict.fromkeys(in_the_way(spiking), why)
+        if self.neuron.one_sided:
+            why = "a first spike says 0 or more, this activation says less"
+            refused |= {node: why for node in spiking if isinstance(node.op, LeakyRelu | PRelu)}
+        refused = {node: why for node, why in refused.items() if node.op.kind not in self.keep_analog}
         if refused:
             raise Unsupported(
                 f"{graph.name} has {len(refused)} node{'s' * (len(refused) > 1)} that cannot be converted",
-                [
-                    (node.where, "only activations of the form clamp(x, 0, c) have a spiking counterpart")
-                    for node in refused
-                ],
+                [(node.where, why) for node, why in refused.items()],
                 hint="ann2snn inspect lists every node; "
                 + " ".join(dict.fromkeys(f"--keep-analog {n.op.kind}" for n in refused))
                 + " leaves them in floating point",
@@ -58,6 +60,8 @@ class Spike:
                 return replace(node, op=replace(self.neuron, ceiling=None))
             case Clip(low, high) if low == 0 and high is not None:
                 return replace(node, op=replace(self.neuron, ceiling=high))
+            case LeakyRelu() | PRelu() if self.neuron.one_sided:
+                return None
             case LeakyRelu(alpha):
                 return replace(node, op=self._sloped(torch.tensor(alpha)))
             case PRelu(slope):

@@ -1,0 +1,47 @@
+"""A neuron's whole window in ONNX: a Loop that charges it once and lets it fire for T steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import TensorProto
+
+from converter.errors import Refusal
+from converter.exporters._onnx import Writer, described
+from converter.exporters._onnx_neurons import PARTS, stepped
+from converter.exporters._onnx_ops import form
+from converter.graph import Node
+from converter.window import Window
+
+
+@form(Window)
+def window(w: Writer, node: Node, inputs: Sequence[str]) -> str:
+    """charge T·z, then nothing; the mean of the spikes."""
+    op, (current,) = node.op, inputs
+    assert isinstance(op, Window)
+    if type(op.neuron) not in PARTS:
+        raise Refusal("has a neuron that has no form in ONNX")
+    shape = w.add("Shape", current)
+    steps = w.number(op.timesteps)
+    start = [w.add("Expand", w.weight(value), shape) for value in op.neuron.init()]
+    nothing = w.add("Expand", w.number(0), shape)
+    charge = w.add("Mul", steps, current)
+    body = Writer(w.opset, taken=w.taken, scope=w.scope)
+    parts = ["charge", "fired", *PARTS[type(op.neuron)]]
+    given = [body.name(f"{node.name}/{part}") for part in parts]
+    step, going = body.name(f"{node.name}/step"), body.name(f"{node.name}/going")
+    after, spikes = stepped(body, op.neuron, given[2:], given[0], "")
+    results = [body.add("Identity", going), body.add("Sub", given[0], given[0])]
+    results += [body.add("Add", given[1], spikes), *(body.add("Identity", value) for value in after)]
+    starts = [described(step, (), TensorProto.INT64), described(going, (), TensorProto.BOOL)]
+    starts += [described(name, node.shape) for name in given]
+    ends = [described(results[0], (), TensorProto.BOOL)]
+    ends += [described(name, node.shape) for name in results[1:]]
+    names = [None] * len(parts)
+    made = w.several(
+        "Loop",
+        (w.long(op.timesteps), "", charge, nothing, *start),
+        names,
+        body=body.graph(f"{node.name}/window", starts, ends),
+    )
+    return w.add("Div", made[1], steps)

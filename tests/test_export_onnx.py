@@ -1,0 +1,323 @@
+"""A spiking network as ONNX: a step with its states, a whole run, both found to fire the same spikes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from calibrators.maximum import Maximum
+from converter.encodings.poisson import Poisson
+from converter.errors import ArtefactError, Unsupported, UsageError
+from converter.exporters import onnx as step_form
+from converter.exporters import onnx_loop as loop_form
+from converter.exporters import pt2
+from converter.exporters._check import Check, Order
+from converter.exporters._onnx_neurons import KERNELS
+from converter.exporters._onnx_run import check_step, session, steps
+from converter.exports import export, exporter
+from converter.graph import BATCH, Graph, Input, Node, Op
+from converter.importer import load
+from converter.neurons import Neuron, neurons
+from converter.ops import Linear, MaxPool, Mul
+from converter.passes import apply
+from converter.passes.spike import Spike
+from converter.pipelined import PipelinedModel
+from converter.rate import RateModel
+from converter.schedules import Model
+from converter.temporal_bias import TemporalBias
+from converter.withdrawal import Withdrawal
+from tests.models import weight
+from tests.random_networks import network
+from tests.test_fuzz import GENES, outputs_of, spiking
+
+THETA = torch.tensor([0.7, 1.3, 0.9])
+
+
+def neuron_of(name: str) -> Neuron:
+    """The neuron, three of it with a threshold each."""
+    slope = {"slope": torch.tensor(0.25)} if name == "negative-slope" else {}
+    return neurons[name](threshold=THETA, **slope)
+
+
+def layer(*ops: Op) -> Graph:
+    """These ops one after the other, on [batch, 3]."""
+    node = first = Node(Input(), (), "x", (BATCH, 3))
+    for place, op in enumerate(ops):
+        node = Node.of(op, node, name=f"n{place}")
+    return Graph((first,), (node,))
+
+
+def run_step(model: RateModel, x: Tensor, timesteps: int, tmp_path: Path) -> list[dict[str, Tensor]]:
+    """The outputs of every step in onnxruntime."""
+    path = tmp_path / "step.onnx"
+    proto = step_form.export(model, {}, timesteps)
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString())
+    frames: Iterator[dict[str, Any]] = repeat({"x": x.numpy()})
+    made = steps(session(path), frames, len(x), timesteps)
+    return [{name: torch.from_numpy(np.asarray(v)) for name, v in each.items()} for each in made]
+
+
+def test_a_step_by_hand(tmp_path: Path) -> None:
+    """A threshold of 1, half of it to start with, a current of 0.4: 0.9, 1.3 fires, 0.7, 1.1 fires."""
+    neuron = neurons["integrate-fire"](threshold=torch.tensor(1.0))
+    made = run_step(RateModel(layer(neuron)), torch.full((1, 3), 0.4), 4, tmp_path)
+    assert [float(each["n0"][0, 0]) for each in made] == [0, 1, 0, 1]
+    assert [round(float(each["n0.membrane.next"][0, 0]), 5) for each in made] == [0.9, 0.3, 0.7, 0.1]
+    assert [round(float(each["readout"][0, 0]), 4) for each in made] == [0, 0.5, 0.3333, 0.5]
+    assert [float(each["time.next"]) for each in made] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", [*neurons.names(), "hard"])
+def test_every_neuron_fires_as_in_torch(name: str, tmp_path: Path) -> None:
+    """Currents of either sign that change from step to step: bit for bit the same spikes and states."""
+    neuron = neuron_of("integrate-fire" if name == "hard" else name)
+    if name == "hard":
+        neuron = neurons["integrate-fire"](threshold=THETA, reset="hard")
+    drive = TemporalBias(weight(12, 3, scale=1.0))  # what a current does in 12 steps, then nothing
+    model = RateModel(layer(drive, neuron))
+    x = weight(5, 3, seed=3, scale=1.0)
+    heard: list[Tensor] = []
+    with torch.inference_mode():
+        want = outputs_of(model(x, 16, listen=lambda n, v: heard.append(v) if n.name == "n1" else None))[0]
+    made = run_step(model, x, 16, tmp_path)
+    assert all(torch.equal(a["n1"], b) for a, b in zip(made, heard, strict=True))
+    assert torch.stack(heard).unique().numel() > 2
+    torch.testing.assert_close(torch.stack([each["readout"] for each in made]), want, rtol=0, atol=1e-6)
+
+
+def test_every_neuron_there_is_has_a_form() -> None:
+    assert {type(neuron_of(name)) for name in neurons.names()} <= KERNELS.keys()
+
+
+def test_a_withdrawal_and_a_delay_are_as_in_torch(tmp_path: Path) -> None:
+    neuron = neurons["integrate-fire"](threshold=THETA)
+    graph = layer(TemporalBias(weight(6, 3, scale=2.0)), neuron, Withdrawal(THETA, 2.0))
+    model = RateModel(graph, delay=3)
+    x = weight(4, 3, seed=5, scale=0.5)
+    with torch.inference_mode():
+        want = outputs_of(model(x, 14))[0]
+    made = run_step(model, x, 14, tmp_path)
+    assert any(bool((each["n1"] == 0).any()) for each in made)
+    torch.testing.assert_close(torch.stack([each["readout"] for each in made]), want, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=12, derandomize=True, deadline=None)
+@given(genes=GENES, dynamic=st.booleans())
+def test_random_networks_fire_alike_in_every_form(
+    tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
+) -> None:
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(genes=GENES, dynamic=st.booleans())
+def test_300_random_networks_fire_alike_in_every_form(
+    tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
+) -> None:
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+
+
+def fuzz(folder: Path, genes: list[int], dynamic: bool) -> None:
+    """Every form writes the network and it is the same one, or refuses it before anything is written."""
+    model, shape = network(genes, dynamic=dynamic)
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    made = spiking(load(model), x)
+    if made is None:
+        return
+    for form in ("onnx", "onnx-loop", "nir"):
+        target = folder / f"{form}.{form[:4]}"
+        try:
+            check = export(made, Order(6, allow=("initial-membrane",)), form, target, (x,))
+        except Unsupported:
+            refused = True
+        else:
+            refused = check is None
+        assert target.is_file() is not refused
+        assert refused <= (form == "nir"), "ONNX says all that there is"
+        assert refused <= (not list(folder.glob(f"*{target.name}*")))
+
+
+def digits(digits_model: Path, x: Tensor) -> Graph:
+    return Maximum()(Spike()(apply(load(digits_model))[0]), lambda: [x])
+
+
+@pytest.mark.parametrize("kind", [RateModel, PipelinedModel])
+def test_a_run_answers_as_in_torch(kind: type[Model], digits_model: Path, tmp_path: Path) -> None:
+    x = torch.rand(3, 1, 8, 8)
+    check = export(kind(digits(digits_model, x)), Order(6), "onnx-loop", tmp_path / "run.onnx", (x,))
+    assert check is not None
+    assert check.difference < 1e-5
+    proto = onnx.load(tmp_path / "run.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    sizes = [d.dim_param or d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim]
+    assert sizes == ([6, "N", 10] if kind is RateModel else ["N", 10])
+
+
+def test_a_program_of_torch_runs_where_only_torch_is(digits_model: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    x = torch.rand(2, 1, 8, 8)
+    model = RateModel(digits(digits_model, x))
+    check = export(model, Order(4), "pt2", tmp_path / "d.pt2", (x,))
+    assert check is not None
+    assert (check.differing, check.difference) == (0, 0.0)
+    program = (
+        "import json, sys, torch\n"
+        "notes = {'notes.json': ''}\n"
+        "step = torch.export.load(sys.argv[1], extra_files=notes).module()\n"
+        "states = json.loads(json.loads(notes['notes.json'])['states'])\n"
+        "x = torch.linspace(0, 1, 320).reshape(5, 1, 8, 8)\n"
+        "held = tuple(torch.tensor(s['initial'], dtype=torch.float32).expand(\n"
+        "    [5 if d == 'N' else d for d in s['shape']]).clone() for s in states)\n"
+        "for _ in range(3):\n"
+        "    (answer,), spikes, held = step((x,), held)\n"
+        "print(json.dumps(answer.tolist()), 'converter' in sys.modules)\n"
+    )
+    command = [sys.executable, "-I", "-W", "ignore", "-c", program, str(tmp_path / "d.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    told, ours = done.stdout.rsplit(maxsplit=1)
+    assert ours == "False"
+    with torch.inference_mode():
+        want = outputs_of(model(torch.linspace(0, 1, 320).reshape(5, 1, 8, 8), 3))[0][-1]
+    assert torch.equal(torch.tensor(json.loads(told)), want)
+
+
+def test_a_program_of_torch_counts_steps_as_the_network_does(tmp_path: Path) -> None:
+    """With a delay, a bias in time, spikes withdrawn and what runs on sums."""
+    neuron = neurons["signed"](threshold=THETA)
+    graph = layer(TemporalBias(weight(5, 3)), neuron, Withdrawal(THETA, 2.0), Linear(weight(3, 3)))
+    x = weight(4, 3, scale=1.0)
+    check = export(RateModel(graph, delay=2), Order(8), "pt2", tmp_path / "m.pt2", (x,))
+    assert check is not None
+    assert (check.differing, check.difference) == (0, 0.0)
+
+
+def test_the_notes_say_all_that_is_needed(digits_model: Path) -> None:
+    x = torch.rand(3, 1, 8, 8)
+    report = {
+        "data": {"preprocessing": {"scale": 0.0625}, "classes": ["0", "1"]},
+        "model": {"file": "digits.onnx", "sha256": "ab"},
+    }
+    proto = step_form.export(RateModel(digits(digits_model, x), delay=1), report, 32)
+    told = {entry.key: entry.value for entry in proto.metadata_props}
+    assert told["timesteps"] == "32"
+    assert told["delay"] == "1"
+    assert json.loads(told["preprocessing"]) == {"scale": 0.0625}
+    assert json.loads(told["classes"]) == ["0", "1"]
+    names = {i.name for i in proto.graph.input}
+    assert {s["name"] for s in json.loads(told["states"])} | {"image"} == names
+    outputs = {o.name for o in proto.graph.output}
+    assert {s["next"] for s in json.loads(told["states"])} <= outputs
+    layers = json.loads(told["neurons"])
+    assert {n["name"] for n in layers} <= outputs
+    assert {n["spikes"] for n in layers} == {"binary"}
+
+
+def test_a_step_given_what_chance_drew_is_as_in_torch(tmp_path: Path) -> None:
+    model = RateModel(layer(neurons["integrate-fire"](threshold=THETA)), Poisson(1.0))
+    check = export(model, Order(8), "onnx", tmp_path / "p.onnx", (torch.rand(4, 3),))
+    assert check is not None
+    assert check.differing == 0
+
+
+def test_what_a_form_cannot_say_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    graph = layer(neurons["integrate-fire"](threshold=THETA))
+    with pytest.raises(UsageError, match="at random"):
+        export(RateModel(graph, Poisson(1.0)), Order(8), "onnx-loop", tmp_path / "p.onnx", None)
+    for form in ("onnx", "pt2"):
+        with pytest.raises(UsageError, match="window by window"):
+            export(PipelinedModel(graph), Order(8), form, tmp_path / "p.onnx", None)
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
+        exporter("onxn")
+    assert not list(tmp_path.iterdir())
+
+
+class Unknown(neurons["integrate-fire"]):  # type: ignore[misc]
+    """A neuron that no exporter has heard of."""
+
+
+def test_a_neuron_that_no_one_knows_is_refused_by_name() -> None:
+    model = RateModel(layer(Unknown(threshold=THETA)))
+    for form in (step_form.export, loop_form.export):
+        with pytest.raises(Unsupported, match="Unknown 'n0'"):
+            form(model, {}, 4)
+
+
+def test_a_file_that_is_not_the_network_is_found_out(tmp_path: Path) -> None:
+    graph = layer(neurons["integrate-fire"](threshold=THETA))
+    path = tmp_path / "m.onnx"
+    step_form.write(RateModel(graph), Order(4), path)
+    other = RateModel(layer(neurons["integrate-fire"](threshold=THETA / 2)))
+    found = check_step(path, other, (torch.rand(4, 3),), 4)
+    assert found.differing > 10
+    with pytest.raises(ArtefactError, match="not the one it was made from"):
+        found.passed()
+
+
+@pytest.mark.parametrize(
+    ("difference", "spikes", "differing", "good"),
+    [
+        (1e-5, 1000, 0, True),
+        (1e-3, 1000, 0, False),
+        (1e-3, 1000, 1, True),
+        (1e-3, 1000, 2, False),
+        (1e-3, 10**6, 100, True),
+        (1e-3, 10**6, 101, False),
+        (1e-2, 0, 0, True),
+        (1e-1, 0, 0, False),
+        (float("inf"), 1000, 0, False),
+    ],
+)
+def test_how_much_rounding_may_do(difference: float, spikes: int, differing: int, good: bool) -> None:
+    check = Check("there", 4, 8, difference, spikes, differing)
+    if good:
+        assert check.passed() is check
+    else:
+        with pytest.raises(ArtefactError):
+            check.passed()
+
+
+def test_a_pool_on_sums_and_a_product_on_means_are_as_in_torch(tmp_path: Path) -> None:
+    """Telescoping of both kinds: a max-pool, and what is neither linear nor homogeneous before a neuron."""
+    x = Node(Input(), (), "x", (BATCH, 3, 6))
+    first = Node.of(neurons["integrate-fire"](threshold=torch.tensor(0.8)), x, name="first")
+    pool = Node.of(MaxPool((2,), (2,), (0,), (1,)), first, name="pool")
+    square = Node.of(Mul(), pool, pool, name="square")
+    last = Node.of(neurons["signed"](threshold=torch.tensor(0.5)), square, name="last")
+    model = RateModel(Graph((x,), (last,)))
+    given = torch.rand(4, 3, 6)
+    for form in ("onnx", "onnx-loop", "pt2"):
+        check = export(model, Order(9), form, tmp_path / f"{form}.pt2", (given,))
+        assert check is not None
+        assert check.difference < 1e-5
+    assert pt2.NOTES == "notes.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet20_cifar10", "mnist_cntk", "squeezenet11_imagenet_fp16", "fastestdet_coco"]
+)
+def test_trained_networks_fire_alike(
+    shared: Path, tmp_path: Path, tell: Callable[[str], None], name: str
+) -> None:
+    graph = apply(load(shared / "models" / f"{name}.onnx"))[0]
+    x = torch.rand(1, *graph.inputs[0].shape[1:])
+    made = Maximum()(Spike(keep_analog=("Mul", "Sigmoid"))(graph), lambda: [x])
+    check = export(RateModel(made), Order(32), "onnx", tmp_path / "step.onnx", (x,))
+    assert check is not None
+    tell(check.words)
+    assert check.differing <= 1e-5 * check.spikes
