@@ -67,15 +67,15 @@ class Thing(click.ParamType[Any]):
 
     name = "name"
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+        self.kind, self.package, self.group = kind, package, group
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name, if there is such a thing."""
         from converter.catalogue import names
         from converter.registry import did_you_mean
 
-        if value not in (known := names(self.package)):
+        if value not in (known := names(self.package, self.group)):
             self.fail(f"there is no {self.kind} {value!r}; {did_you_mean(str(value), known)}", param, ctx)
         return value
 
@@ -85,7 +85,9 @@ class Thing(click.ParamType[Any]):
 
         from converter.catalogue import names
 
-        return [CompletionItem(name) for name in names(self.package) if name.startswith(incomplete)]
+        return [
+            CompletionItem(name) for name in names(self.package, self.group) if name.startswith(incomplete)
+        ]
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -130,6 +132,12 @@ COUNT, EXAMPLE = click.IntRange(min=1), "Example:\n\n\b\n"
 SOURCES = "Folder or .zip of images, .npz, .npy, digits, or a torchvision name; NAME:test takes a part."
 PREPARATION = options(
     click.option("--resize", type=Written("size"), metavar="SIZE", help="HEIGHTxWIDTH, or the shorter side."),
+    click.option(
+        "--fit",
+        type=click.Choice(["stretch", "letterbox", "corner"]),
+        help="Where --resize HEIGHTxWIDTH has other proportions; the latter two keep them.",
+    ),
+    click.option("--pad", type=click.IntRange(0, 255), help="8-bit value beside an image that keeps them."),
     click.option("--crop", type=COUNT, help="Side of the square kept, from the centre."),
     click.option("--normalize", metavar="HOW", help="imagenet, cifar10, none, or MEAN/STD such as 0.5/0.25."),
     click.option("--mean", type=Written("channels"), metavar="M,…", help="Subtracted after scaling."),
@@ -138,9 +146,44 @@ PREPARATION = options(
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Of the model's input."),
     click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Of the model's input."),
     click.option(
-        "--labels", type=click.Choice(["folder", "sorted"]), help="Images: by sub-folder, or each its own."
+        "--labels",
+        metavar="WHAT",
+        help="classify: folder, or sorted (each image its own). Else: a .json, a YOLO or mask folder.",
     ),
     click.option("--data-root", metavar="DIR", help="Where torchvision data sets are."),
+)
+TASK = options(
+    click.option(
+        "--task",
+        type=click.Choice(["classify", "detect", "segment"]),
+        help="What it is for. [default: classify]",
+    ),
+    click.option(
+        "--decoder",
+        type=Thing("decoder", "converter.tasks.decoders", "ann2snn.decoders"),
+        help="How the outputs are read (ann2snn list decoders). [default for segment: argmax]",
+    ),
+    click.option("--score", type=click.FloatRange(0, 1), help="For decoders of boxes: the least score."),
+    click.option("--threshold", type=float, help="For decoder threshold. [default: 0.5]"),
+    click.option("--min-size", type=click.FloatRange(min=0), help="Smaller objects do not count, in pixels."),
+    click.option(
+        "--foreground", type=click.IntRange(0, 254), help="The masks' value that is class 1, others 0."
+    ),
+)
+GATES = options(
+    click.option(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="Exit with 3 if accuracy, mAP50 or mIoU (no labels: agreement) falls by more.",
+    ),
+    click.option(
+        "--gate",
+        multiple=True,
+        type=Written("gate"),
+        metavar="NAME=VALUE",
+        help="Exit with 3 if output-error or divergence is above, or a figure of the task below.",
+    ),
 )
 DATA = options(click.option("--data", required=True, metavar="SOURCE", help=SOURCES), PREPARATION)
 SAMPLES = click.option("--samples", type=COUNT, help="How many to measure on. [default: all]")
@@ -340,12 +383,8 @@ def inspect(**given: Any) -> int:
 @MACHINE
 @click.option("--seed", type=int, default=0, show_default=True, help="For every draw of chance.")
 @click.option("--verify", is_flag=True, help="Compare the import with onnxruntime first.")
-@click.option(
-    "--max-drop",
-    type=float,
-    metavar="POINTS",
-    help="Exit with 3 if accuracy (no labels: agreement) falls by more.",
-)
+@TASK
+@GATES
 @click.option(
     "--config",
     type=click.Path(),
@@ -465,9 +504,14 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Weight of the distance from the ANN's activations, layer by layer.",
 )
 @click.option(
-    "--percentile", type=float, default=99.9, show_default=True, help="Of its activations a threshold begins."
+    "--percentile",
+    type=float,
+    default=99.9,
+    show_default=True,
+    help="Of the activations: where thresholds begin.",
 )
 @click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
 @click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
 @click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
 @click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
@@ -477,7 +521,9 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     metavar="A,B,C",
     help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
 )
-@click.option("--weights", metavar="FORMAT", help="For cat: int8, int4 or log2:5 weights in the last phase.")
+@click.option(
+    "--weights", type=Written("weights"), metavar="FORMAT", help="For cat: as in convert, in the last phase."
+)
 @click.option(
     "--spiking-input/--analog-input",
     default=None,
@@ -515,6 +561,7 @@ def train(**given: Any) -> None:
 @main.command(epilog=EXAMPLE + "  ann2snn evaluate digits.snn --data digits:test --samples 200")
 @click.argument("artefact", metavar="DIR")
 @DATA
+@TASK
 @SAMPLES
 @click.option(
     "-T",
@@ -523,6 +570,14 @@ def train(**given: Any) -> None:
     metavar="T,…",
     help="Read out after these steps. [default: as converted]",
 )
+@click.option(
+    "--early-exit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MARGIN",
+    help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
+)
+@click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
+@GATES
 @MACHINE
 @SAYING
 def evaluate(**given: Any) -> None:
@@ -534,6 +589,32 @@ def evaluate(**given: Any) -> None:
     from converter import commands
 
     commands.evaluate(given)
+
+
+@main.command(epilog=EXAMPLE + "  ann2snn show detector.snn street.jpg -o street.png -T 4,16,64")
+@click.argument("artefact", metavar="DIR")
+@click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
+@click.option("-o", "output", required=True, metavar="FILE", help="The .png to write, or an animated .gif.")
+@TASK
+@click.option(
+    "-T",
+    "--timesteps",
+    type=Written("steps"),
+    metavar="T,…",
+    help="Draw after these steps. [default: as converted]",
+)
+@click.option(
+    "--certain", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Boxes above it."
+)
+@click.option("--width", type=COUNT, default=240, show_default=True, help="Of each picture, in pixels.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@MACHINE
+@SAYING
+def show(**given: Any) -> None:
+    """Draw what the network in DIR and its ANN find in images, side by side, after each number of steps."""
+    from converter import showing
+
+    showing.show(given)
 
 
 @main.command(epilog=EXAMPLE + "  ann2snn diagnose digits.snn digits --data digits:test -T 16 --samples 100")
@@ -604,7 +685,7 @@ def export(**given: Any) -> None:
 @click.argument(
     "kind",
     required=False,
-    metavar="[ops|passes|calibrators|recipes|codes|kernels|neurons|weights|encodings|exporters]",
+    metavar="[ops|passes|calibrators|recipes|codes|kernels|neurons|weights|encodings|exporters|decoders]",
 )
 def list_(kind: str | None) -> None:
     """Say what there is to choose from."""

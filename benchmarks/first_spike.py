@@ -1,10 +1,10 @@
-"""`first-spike`: how accurate is a first-spike network for each window, how soon does it answer, at what cost?
+"""`first-spike`: how accurate is a first-spike network for each window, how soon and at what cost?
 
     python -m benchmarks first-spike resnet20 mnist_cntk
 
 Each window is a conversion of its own, calibrated for it (least squares, then bias correction, on training
-samples); continuous time takes the largest activations and its slack. Synapses are counted by the event-driven
-simulator on a few test samples, beside the multiply-accumulates of the ANN.
+samples); continuous time takes the largest activations and its slack. Synapses are counted by the
+event-driven simulator on a few test samples, beside the multiply-accumulates of the ANN.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def converted(
 
 
 def counted(preset: Preset, done: Conversion, window: int) -> dict[str, Any]:
-    """What the event-driven simulator touched for a sample, and how far its read-out is from the dense one."""
+    """What the event-driven simulator touched for a sample, and how far it is from the dense read-out."""
     model = done.model
     assert isinstance(model, FirstSpikeModel)
     source = preset.source(done.ann)
@@ -105,7 +105,44 @@ def early(facts: dict[str, Any]) -> str:
             steps = f"{each['steps']:.1f}", f"{each['latency']:.1f}"
             where = row["kernel"], row["window"], each["margin"]
             lines.append([*where, *steps, *shares, each["samples"]])
-    return markdown(header, lines)
+    return markdown(header, lines) if lines else ""
+
+
+SECTION = """\
+## First spikes
+
+Every neuron spikes at most once a window, layers one after the other (`--code first-spike`). Each window is a
+conversion of its own: least squares, then bias correction, for that window, on {calibration}; continuous time
+takes the largest activations. Latency is in steps, of continuous time in windows, from the image to the
+answer; accumulates are those of one sample, exact at borders and strides.
+"""
+EARLY = """\
+Early answers: the read-out answers as soon as one output leads by the margin, which falls as what is still to
+come does; the margin is chosen on calibration samples without labels. *At the end*: the same samples,
+answered after the whole window.
+"""
+
+
+def section(records: Sequence[dict[str, Any]]) -> str:
+    """Of the page: for each network its windows, its early answers, and what the simulator counted."""
+    drawn = {row["calibration"] for record in records for row in record["rows"]}
+    parts = [SECTION.format(calibration=" or ".join(sorted(drawn)))]
+    for record in records:
+        rows = record["rows"]
+        samples = f"{rows[0]['samples']:,} test samples"
+        parts += [f"### {record['network']}, first spikes\n", f"On {samples}:\n", table(record)]
+        if decided := early(record):
+            parts += [EARLY, decided]
+        for row in (row for row in rows if "events" in row):
+            found, ann = row["events"], row["ann_macs"]
+            where = f"{row['kernel']}, window {row['window']}, {found['samples']} samples"
+            parts.append(
+                f"The event-driven simulator, {where}: {found['events']:,.0f} spikes touch "
+                f"{found['accumulates']:,.0f} synapses a sample, where the ANN has {ann:,.0f} "
+                f"multiply-accumulates ({row['analog_macs']:,.0f} of them, of the image itself, stay); its "
+                f"read-out is {found['apart']:.1e} from the dense one.\n"
+            )
+    return "\n".join(parts)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,21 +153,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("networks", nargs="+", choices=tuple(PRESETS), metavar="NETWORK")
     parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
     parser.add_argument("--calibration-samples", type=int, default=256)
-    parser.add_argument("--continuous-only", action="store_true", help="no windows of steps")
+    every = [f"{kernel}:{window}" for kernel, windows in WINDOWS.items() for window in windows]
+    every.append("linear:0")
+    metavar = "KERNEL:WINDOW"
+    parser.add_argument(
+        "--runs", nargs="+", default=every, metavar=metavar, help="window 0 is continuous time"
+    )
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
     asked = parser.parse_args(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    runs = [("linear", 0)]
-    if not asked.continuous_only:
-        runs = [*((kernel, window) for kernel, windows in WINDOWS.items() for window in windows), *runs]
+    runs = [(kernel, int(window)) for kernel, _, window in (each.partition(":") for each in asked.runs)]
     for name in asked.networks:
         rows = []
         try:
             for kernel, window in runs:
                 preset = PRESETS[name]
                 done, facts = converted(preset, kernel, window, asked.samples, asked.calibration_samples)
-                if window == max(WINDOWS[kernel]):
+                if window in (32, 48):
                     facts["events"] = counted(preset, done, window)
                 rows.append(facts)
                 print(
@@ -142,8 +182,6 @@ def main(arguments: Sequence[str]) -> int:
         kept = {"network": name, "rows": rows}
         print(table(kept), early(kept), sep="\n")
         made = ["first-spike", name, *[a for a in arguments if a not in asked.networks]]
-        print(
-            f"written to {write_result(f'first-spike-{name}', made, kept | environment(torch.get_num_threads()))}",
-            file=sys.stderr,
-        )
+        path = write_result(f"first-spike-{name}", made, kept | environment(torch.get_num_threads()))
+        print(f"written to {path}", file=sys.stderr)
     return 0

@@ -69,17 +69,26 @@ RATES = (
     ("stream", CORRECTED, TIMES),
     ("stream", AUTO, (4,)),
 )
+FIRST = (("first-spike", CEILING, (24,)),)
+"""First spikes with the base-2 kernel and weights of 5 bits; the schedule is pipelined, T the window."""
 RUNS = {
     "digits-qcfs2": Run("digits", "qcfs", ("--levels", "2", "--epochs", "6"), RATES[:2]),
+    "digits-stream2": Run(
+        "digits", "stream", ("--steps", "2", "--epochs", "6"), (("stream", CEILING, (2, 4, 8)),)
+    ),
     "resnet20-qcfs4": Run("resnet20", "qcfs", ("--levels", "4", "--epochs", "12", *DISTILLED, *CIFAR), RATES),
     "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
     "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
-    "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10")),
-    "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4")),
+    "resnet20-stream4": Run(
+        "resnet20", "stream", ("--steps", "4", "--epochs", "6", *DISTILLED, *CIFAR), RATES[1:3]
+    ),
+    "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10"), FIRST),
+    "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4"), FIRST),
     "resnet20-cat": Run(
         "resnet20",
         "cat",
         ("--weights", "log2:5", "--phases", "0,0,0.3", "--epochs", "8", "--lr", "3e-4", *DISTILLED, *CIFAR),
+        FIRST,
     ),
 }
 
@@ -161,7 +170,15 @@ def spiking(
 ) -> dict[str, Any]:
     """The trained network converted for so many steps of binary spikes, and measured on the test part."""
     aimed: list[tuple[str, Calibrate]] = [(name, calibrator(name, schedule, steps)) for name in chain]
-    report = convert(path, source, aimed, Settings(timesteps=(steps,), schedule=schedule)).report
+    first: dict[str, Any] = {
+        "neuron": "first-spike",
+        "neuron_options": {"form": "base-2"},
+        "weights": "log2:5",
+        "schedule": "pipelined",
+    }
+    how = first if schedule == "first-spike" else {"schedule": schedule}
+    settings = Settings(timesteps=(steps,), **how)
+    report = convert(path, source, aimed, settings).report
     (point,) = report.curve
     return {
         "schedule": schedule,
@@ -188,16 +205,20 @@ HEAD = """\
 it learnt (for CAT with weights in their format; the first-spike network says the same), *clipped* the file.
 """
 SPIKING = """\
-Spiking, binary spikes, in percent, by the latency and the spikes of a neuron at each T. *ceiling* takes the
-trained thresholds as they are; the others correct what is left.
+Spiking, in percent, by the latency and the spikes of a neuron at each T: binary spikes, or first spikes with
+the base-2 kernel, weights of 5 bits (log2:5) and windows of T steps. *ceiling* takes the trained thresholds
+as they are; the others correct what is left.
 """
 
 
-def section(folder: Path = RESULTS) -> str:
-    """The part of the page, of whatever is kept in `folder`."""
-    records = {name: read_result(f"training-{name}", folder) for name in RUNS if kept(name, folder)}
-    if not records:
-        return ""
+def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The runs of which there is a result, by name."""
+    found = (name for name in RUNS if (folder / f"training-{name}.json").is_file())
+    return {name: read_result(f"training-{name}", folder) for name in found}
+
+
+def section(records: dict[str, dict[str, Any]]) -> str:
+    """Their part of the page."""
     lines, rows = [], []
     for name, record in records.items():
         shares = (f"{100 * record[f'{key}_accuracy']:.2f}" for key in ("ann", "trained", "clipped"))
@@ -210,11 +231,6 @@ def section(folder: Path = RESULTS) -> str:
     if rows:
         parts += [SPIKING, markdown("run|schedule|calibrators|T|latency|accuracy|spikes per neuron", rows)]
     return "\n".join(parts)
-
-
-def kept(name: str, folder: Path) -> bool:
-    """Whether there is a result of this run."""
-    return (folder / f"training-{name}.json").is_file()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -235,5 +251,5 @@ def main(arguments: Sequence[str]) -> int:
                 (asked.keep / f"{name}.onnx").write_bytes((Path(scratch) / "trained.onnx").read_bytes())
         path = write_result(f"training-{name}", ["training", name], facts | environment(asked.threads))
         print(f"written to {path}", file=sys.stderr)
-    print(section())
+    print(section({name: read_result(f"training-{name}") for name in asked.runs}))
     return 0

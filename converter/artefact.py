@@ -64,9 +64,12 @@ def write(
     *,
     run: str,
     search: str | None = None,
+    picture: bytes | None = None,
     force: bool = False,
 ) -> None:
     """Write the directory, `run` being run.toml and `search` the file of a search, if one was kept.
+
+    `picture` is a PNG for the page: what a dense network found in a few images.
 
     Raises `ArtefactError`, leaving nothing behind.
     """
@@ -81,7 +84,7 @@ def write(
         if codes := store.code_tensors(model):
             (folder / CODES).write_bytes(save(codes))
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-        (folder / "report.html").write_text(html.page(report), encoding="utf-8")
+        (folder / "report.html").write_text(html.page(report, picture), encoding="utf-8")
         (folder / "README.md").write_text(card.card(report), encoding="utf-8")
         (folder / RUN).write_text(run, encoding="utf-8")
         if search is not None:

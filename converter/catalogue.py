@@ -22,6 +22,7 @@ PACKAGES = {
     "weights": "converter.weights",
     "encodings": "converter.encodings",
     "exporters": "converter.exporters",
+    "decoders": "converter.tasks.decoders",
 }
 TOLD = {
     "codes": {
@@ -34,12 +35,14 @@ TOLD = {
     },
 }
 """What has no file of its own."""
+GROUPS = {"decoders": "ann2snn.decoders"}
+"""Where other packages add theirs, as entry points."""
 KINDS = (*TOLD, *PACKAGES)
 
 
-def names(package: str) -> tuple[str, ...]:
-    """The public names of the things in `package`."""
-    return Registry[object]("thing", package).names()
+def names(package: str, group: str | None = None) -> tuple[str, ...]:
+    """The public names of the things in `package`, and of the entry points of `group`."""
+    return Registry[object]("thing", package, group).names()
 
 
 def chosen(kind: str | None) -> tuple[str, ...]:
@@ -51,7 +54,7 @@ def chosen(kind: str | None) -> tuple[str, ...]:
 
 def page(kind: str) -> str:
     """The entries of one kind, a line each, below its name; below a family of operators, its operators."""
-    told = TOLD.get(kind) or {name: sentence(PACKAGES[kind], name) for name in names(PACKAGES[kind])}
+    told = TOLD.get(kind) or sentences(kind)
     operators = families() if kind == "ops" else {}
     width = max(map(len, told))
     lines = [kind]
@@ -62,6 +65,14 @@ def page(kind: str) -> str:
             ", ".join(operators.get(name, ())), WIDTH, initial_indent=indent, subsequent_indent=indent
         )
     return "\n".join(lines)
+
+
+def sentences(kind: str) -> dict[str, str]:
+    """What there is in the package of this kind, and of other packages, with what is said of each."""
+    package = PACKAGES[kind]
+    told = {name: sentence(package, name) for name in names(package)}
+    strangers = Registry[object]("thing", package, GROUPS.get(kind)).entries()
+    return told | {name: f"{entry.value}, of another package" for name, entry in sorted(strangers.items())}
 
 
 def sentence(package: str, name: str) -> str:

@@ -13,22 +13,38 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from converter import artefact, config, exports, oracle, pipeline, targets, terminal
+from converter import (
+    artefact,
+    config,
+    distributed,
+    exports,
+    gates,
+    oracle,
+    pipeline,
+    showing,
+    targets,
+    terminal,
+)
 from converter import diagnose as diagnosing
+from converter import early_exit as exiting
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
-from converter.errors import GateError, UsageError
+from converter.errors import UsageError
 from converter.exporters._check import Order
 from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, Measurement, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
-from converter.rate import refuse_early
+from converter.rate import RateModel, refuse_early
 from converter.registry import Registry
 from converter.report import Report
+from converter.schedules import Model
+from converter.sources.images import LABELS
+from converter.tasks import pictures
+from converter.tasks.judge import Judge
 
 Options = Mapping[str, Any]
 EMBEDDED = "digits"
@@ -39,8 +55,12 @@ OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "sl
 """Options of the first-spike code, and the fields of its neuron that they set."""
 OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
 """Options of the rate code."""
+CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calibration")
+"""Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
 WINDOWS = (8, 16, 24, 32, 64)
 """Steps of a window, unless they are asked for."""
+PICTURED = 4
+"""At how many of the last times of a curve the page shows what a dense network found."""
 VERIFIED = 8
 """How many samples `--verify` compares."""
 
@@ -71,7 +91,8 @@ def inspect(given: Options) -> int:
 
 def convert(given: Options, calibrators: Registry[Any], run: Options) -> None:
     """Convert, write the artefact with `run` as its run.toml, print the curve, hold it against the gate."""
-    gate(converted(given, calibrators, run), given["max_drop"])
+    report = converted(given, calibrators, run)
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def converted(given: Options, calibrators: Registry[Any], run: Options) -> Report:
@@ -103,9 +124,11 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         (name, kind(**option)) for name, kind, option in zip(given["calibrator"], kinds, chosen, strict=True)
     ]
     path = model_path(given["model"])
+    asked = showing.question(given)
+    judge = Judge(asked) if asked else None
 
     def source(graph: Graph) -> Source:
-        data = opened(given, graph, preprocessing(given, Preprocessing()))
+        data = opened(given, graph, preprocessing(given, Preprocessing()), dense=asked is not None)
         if given["verify"]:
             samples = range(min(graph.batch or VERIFIED, len(data)))
             x, _ = next(data.batches(samples, len(samples)))
@@ -117,13 +140,18 @@ def converted(given: Options, calibrators: Registry[Any], run: Options) -> Repor
         return data
 
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        done = pipeline.convert(path, source, steps, settings, progress)
+        done = pipeline.convert(path, source, steps, settings, progress, judge)
     # What was chosen is written down, not that it was to be chosen.
     chose = done.calibrators != given["calibrator"]
     run = {**run, "calibrator": done.calibrators, "budget": None if chose else run["budget"]}
     toml = config.dumps({k: v for k, v in run.items() if v is not None and v != ()}, config.RUN)
-    artefact.write(done, target, run=toml, search=given["search"], force=given["force"])
     report = done.report
+    drawn = (
+        pictures.png(pictures.sheet(judge.pictures, [p.timesteps for p in report.curve][-PICTURED:]))
+        if judge
+        else None
+    )
+    artefact.write(done, target, run=toml, search=given["search"], picture=drawn, force=given["force"])
     for warning in report.warnings:
         warn(given, warning)
     if given["as_json"]:
@@ -154,50 +182,78 @@ def tune(given: Options, calibrators: Registry[Any], run: Options) -> None:
         raise
     if search == beside:
         search.unlink(missing_ok=True)
-    gate(report, given["max_drop"])
-
-
-def gate(report: Report, allowed: float | None) -> None:
-    """Raise `GateError` if the last point of the curve falls `allowed` percentage points below the ANN."""
-    last = report.curve[-1]
-    if report.ann_accuracy is None or last.accuracy is None:
-        what, drop = "agreement", 100 * (1 - last.agreement)
-    else:
-        what, drop = "accuracy", 100 * (report.ann_accuracy - last.accuracy)
-    if allowed is not None and drop > allowed:
-        raise GateError(
-            f"after {last.timesteps} step{'s' * (last.timesteps > 1)} the {what} is {drop:.2f} points below "
-            "the ANN's",
-            why=f"--max-drop allows {allowed:g}; the artefact and its report were written",
-            hint="more steps (-T), another calibrator; ann2snn diagnose names the layer where it begins",
-        )
+    gates.hold(report, report.task, given["max_drop"], given["gate"])
 
 
 def evaluate(given: Options) -> None:
     """Measure an artefact on data and print the curve and what it costs."""
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
+    share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
     model = stored.model.to(target)
-    data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
+    asked = showing.question(given, stored.report.get("task"))
+    data = opened(given, model.graph, preprocessing(given, stored.preprocessing), dense=asked is not None)
     part, said = measured_part(data, stored, given["samples"])
+    judge, warnings = Judge(asked) if asked else None, list[str]()
+    if judge and share.count > 1:
+        raise UsageError("a task is measured by one process", hint="leave --distributed out")
+    if judge:
+        part, warning = judge.measurable(data, part)
+        warnings += [warning] if warning else []
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
     refuse_early(timesteps, model.delay)
     size = batch_that_fits(model.graph, given["batch_size"])
-    warnings = list(
-        filter(None, [range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])])
-    )
+    scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
+    warnings += [scaled] if scaled else []
+    given = {**given, "quiet": given["quiet"] or share.rank > 0}
     for warning in warnings:
         warn(given, warning)
+    ann = stored.ann.to(target)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        told = counter(progress, "measuring", len(part) * max(timesteps))
-        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
-        measured = measure(model, stored.ann.to(target), pairs, timesteps, told)
+        told = counter(progress, "measuring", len(part) * max(timesteps) // share.count)
+        own = [part[i : i + size] for i in share.mine(range(0, len(part), size))]
+        each = (pair for samples in own for pair in data.batches(samples, size))
+        measured = measure(model, ann, pipeline.on(each, target), timesteps, told, share=share, witness=judge)
+    distributed.leave()
+    if share.rank:
+        return
+    measured = with_weights(measured, stored.report)
+    exits = early_exit(given, model, ann, data.batches(part, size), max(timesteps))
+    task = judge.task() if judge else None
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
+        about |= {"early_exit": asdict(exits)} if exits else {}
+        about |= {"task": asdict(task)} if task else {}
         print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
-        return
-    show(*terminal.evaluation(measured, said, every=given["verbose"]))
+    else:
+        show(*terminal.evaluation(measured, said, task, every=given["verbose"]))
+        if exits:
+            show(terminal.exits(exits))
+    gates.hold(measured, task, given["max_drop"], given["gate"])
+
+
+def with_weights(measured: Measurement, report: Mapping[str, Any]) -> Measurement:
+    """What was measured, and what the conversion's report says of the weights: they are the same ones."""
+    errors = {layer["name"]: layer.get("weight_error") for layer in report["layers"]}
+    layers = tuple(replace(layer, weight_error=errors.get(layer.name)) for layer in measured.layers)
+    return replace(
+        measured, layers=layers, metrics=measured.metrics | {"weights": report["metrics"]["weights"]}
+    )
+
+
+def early_exit(
+    given: Options, model: Model, ann: Graph, batches: Labelled, cap: int
+) -> exiting.EarlyExit | None:
+    """What `--early-exit` asks for: samples answered as soon as they are decided."""
+    if given["early_exit"] is None:
+        return None
+    if not isinstance(model, RateModel):
+        raise UsageError(
+            "the schedule pipelined answers at the end of a window", hint="leave --early-exit out"
+        )
+    pairs = pipeline.on(batches, next(model.buffers()).device)
+    return exiting.measure(model, ann, pairs, cap, given["early_exit"])
 
 
 def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:
@@ -348,6 +404,12 @@ def code_options(given: Options) -> dict[str, Any]:
                 f"--{name} belongs to the rate code, in which a neuron spikes many times",
                 hint="--window gives the steps of first spikes" if name == "timesteps" else "--code rate",
             )
+    for name in given["calibrator"]:
+        if name in CALIBRATE_RATES:
+            raise UsageError(
+                f"the calibrator {name} mends many spikes of a neuron; a first spike is the only one",
+                hint="ann2snn convert with auto, least-squares, bias-correction, coordinate, …",
+            )
     window = given["window"] or WINDOWS
     continuous = window == config.CONTINUOUS
     if continuous and given["kernel"] is None:
@@ -410,12 +472,17 @@ def preprocessing(given: Options, base: Preprocessing) -> Preprocessing:
     return replace(base, **changed)
 
 
-def opened(given: Options, graph: Graph, prepared: Preprocessing) -> Source:
-    """The data source, for the network's input."""
+def opened(given: Options, graph: Graph, prepared: Preprocessing, *, dense: bool = False) -> Source:
+    """The data source, for the network's input; for a `dense` one, labels are no classes of images."""
     if len(graph.inputs) != 1:
         raise UsageError(f"{graph.name} has {len(graph.inputs)} inputs; a data source feeds one")
     root = given["data_root"] or DATA_ROOT
-    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=given["labels"], root=root)
+    labels = "none" if dense else given["labels"]
+    if labels not in (None, *LABELS):
+        raise UsageError(
+            f"there is no kind of labels {labels!r} of images", hint="folder or sorted; boxes, masks: --task"
+        )
+    return open_source(given["data"], prepared, graph.inputs[0].shape, labels=labels, root=root)
 
 
 def device(given: Options) -> str:

@@ -146,6 +146,24 @@ def weights(value: Any) -> str:
     return str(value)
 
 
+def gate(value: Any) -> str:
+    """`output-error=0.02`, checked and kept as it is; `gate_of` takes it apart."""
+    gate_of(str(value))
+    return str(value)
+
+
+def gate_of(value: str) -> tuple[str, float]:
+    """`output-error=0.02` -> ("output-error", 0.02)."""
+    name, _, number = value.rpartition("=")
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if not name or not math.isfinite(found):
+        raise ValueError(f"{value!r} is not NAME=VALUE such as output-error=0.02 or mAP50=0.3")
+    return name, found
+
+
 def seconds(text: str) -> float:
     """`60`, `60s`, `5m`, `1h` in seconds. Raises `ValueError` for anything else, and for no time at all."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")

@@ -1,6 +1,7 @@
 """A SOURCE string becomes batches of (x, labels): what the pipeline knows of data.
 
     photos/  photos.zip        images; sub-folders are the labels, without them there are none
+    photos.zip/test            the folder `test` of the archive
     samples.npz[:train|:test]  x, y; or train_x, train_y, test_x, test_y (x_train … too)
     samples.npy                x alone
     CIFAR10[:train|:test]      a torchvision data set that is on this machine already
@@ -23,10 +24,12 @@ from torch import Tensor
 
 from converter.errors import DataError
 from converter.graph import Shape
-from converter.preprocessing import Preprocessing, range_warning
+from converter.preprocessing import Array, Preprocessing, range_warning
+from converter.sizing import Placement
 from converter.sources.arrays import read_arrays, read_digits
 from converter.sources.images import read_images
 from converter.sources.reading import Reading
+from converter.sources.tree import is_tree
 
 DATA_ROOT = Path("~/.cache/ann2snn")
 """Where torchvision data sets are looked for."""
@@ -64,8 +67,27 @@ class Source:
         """Of the file; of names, sizes and contents of a folder; of the values of a data set."""
         return self.reading.digest()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files of the samples, by index; empty where they are none."""
+        return self.reading.names
+
     def __len__(self) -> int:
         return self.reading.size
+
+    def picture(self, index: int) -> tuple[Array, Placement]:
+        """The image of a sample, 8 bits [height, width, 3 or nothing], and where it stands in the input.
+
+        Raises `DataError` for samples that are no 8-bit images.
+        """
+        image, _ = self.reading.read(index, self.preprocessing.wanted_channels(self.expected))
+        if (
+            image.dtype != np.uint8
+            or image.ndim not in (2, 3)
+            or image.shape[2:] not in ((), (1,), (3,), (4,))
+        ):
+            raise DataError(f"{self.name} holds no 8-bit images, so nothing in them can be found and drawn")
+        return image, self.preprocessing.placement(image)
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(x, labels) for these samples, `size` at a time: x float32 [n, …] for the model, labels int64 [n].
@@ -104,14 +126,14 @@ def open_source(
     """What `source` names. Nothing is downloaded; one sample is read, so that what does not fit is said now.
 
     `expected` is the shape of the model's input, batch first. `labels` for images: `folder` (sub-folders),
-    `sorted` (every image is a class of its own, in the order of their names: one example a class), or None
-    for sub-folders where there are any. Raises `DataError`.
+    `sorted` (every image is a class of its own, in the order of their names: one example a class), `none`, or
+    None for sub-folders where there are any. Raises `DataError`.
     """
     name, part = _name_and_part(source)
     path = Path(name).expanduser()
     if name == "digits":
         reading = read_digits(part)
-    elif path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
+    elif is_tree(path):
         reading = read_images(path, part, labels)
     elif path.suffix.lower() in (".npz", ".npy") and path.is_file():
         reading = read_arrays(path, part)

@@ -25,7 +25,7 @@ AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Run:
-    """The read-out of a run, and by the name of each layer of synapses the accumulates that spikes cost it."""
+    """The read-out of a run, and by the name of each layer of synapses what spikes cost it."""
 
     readout: tuple[Tensor, ...]
     accumulates: dict[str, int]

@@ -6,11 +6,11 @@ A layer's scale is θ₀, its window T steps, its kernel a falling row κ(0) = 1
     a membrane u spikes at the first step k with u ≥ θ₀·ϑ(k), once
 
     base-2    κ(k) = 2^(−k/τ)     ϑ(k) = 2^(−(k+½)/τ): to the nearest in the logarithm; or κ(k): the floor
-    linear    κ(k) = (T−k)/T      ϑ(k) = (T−k−½)/T: to the nearest;                     or κ(k): the floor
+    linear    κ(k) = (T−k)/T      ϑ(k) = (T−k−½)/T: to the nearest; or κ(k): the floor
 
-Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); the floor by all of a step. In continuous
-time, T → ∞, the linear kernel is exact. Spikes are found by comparison with the row, never with a logarithm,
-so what was decoded encodes to the same step.
+Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); the floor by all of a step. In
+continuous time, T → ∞, the linear kernel is exact. Spikes are found by comparison with the row, never with a
+logarithm, so what was decoded encodes to the same step.
 
 Pure functions of tensors: base-2 is the kernel of conversion-aware training (Lew et al., DAC 2022).
 """
@@ -34,7 +34,9 @@ def kernel_values(kernel: str, window: int, tau: float) -> Tensor:
 
 def kernel_thresholds(kernel: str, window: int, tau: float, coder: str) -> Tensor:
     """ϑ(0), …, ϑ(T−1): [window], double precision. `coder` is `round` or `floor`."""
-    step = torch.arange(window, dtype=torch.float64) + (0.5 if coder == "round" else 0.0)
+    if coder == "floor":
+        return kernel_values(kernel, window, tau)[:window]  # to the last bit
+    step = torch.arange(window, dtype=torch.float64) + 0.5
     return torch.exp2(-step / tau) if kernel == "base-2" else (window - step) / window
 
 

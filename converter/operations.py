@@ -43,7 +43,7 @@ def fan_out_of(node: Node) -> Tensor:
     batch = batch_axes(node.inputs[0].shape)
     shape = [1 if i in batch else d for i, d in enumerate(node.inputs[0].shape)]
     with torch.inference_mode(False), torch.enable_grad():
-        x = torch.zeros(shape, device=ones.weight.device, requires_grad=True)
+        x = torch.zeros(shape, device=ones.weight.device, dtype=ones.weight.dtype, requires_grad=True)
         replace(ones, bias=None, weight=ones.weight.clone())(x).sum().backward()
     if x.grad is None:
         raise Refusal("reaches no weight")

@@ -34,12 +34,12 @@ from converter.fixed_point import fixed_point
 from converter.graph import Graph, show_shape
 from converter.importer import Source as ModelSource
 from converter.importer import load_with_source
-from converter.metrics import Labelled, batch_that_fits, measure
+from converter.metrics import Labelled, Witness, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Trial
+from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 DECIDED = 1000
@@ -71,6 +71,16 @@ class Search(Calibrate, Protocol):
         self, graph: Graph, batches: Batches, ann: Graph | None, progress: Callable[[int, int], None]
     ) -> tuple[Graph, tuple[Trial, ...]]:
         """The graph and every trial, the start first; `progress(done, of)` counts them."""
+
+
+class Judge(Witness, Protocol):
+    """Says how well a dense network does its task."""
+
+    def measurable(self, data: Source, indices: Sequence[int]) -> tuple[list[int], str | None]:
+        """Those of the samples that can be measured, in order; and a warning where some cannot."""
+
+    def task(self) -> Task:
+        """What was seen."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +140,12 @@ def convert(
     calibrators: Sequence[tuple[str, Calibrate]],
     settings: Settings,
     progress: Progress = lambda what, done, of: None,
+    judge: Judge | None = None,
 ) -> Conversion:
     """Convert the ONNX file at `path` and measure the result.
 
-    `source(graph)` opens the data for the network's input. Calibration and measurement samples are disjoint.
+    `source(graph)` opens the data for the network's input; `judge` measures what it is for. Calibration and
+    measurement samples are disjoint.
     Raises `ConversionError` for whatever the user can mend: the file, the data, the settings.
     """
     clock = Clock()
@@ -150,6 +162,9 @@ def convert(
     device = settings.torch_device()
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
+    measured_on, unlabelled = (
+        judge.measurable(data, parts.measurement) if judge else (parts.measurement, None)
+    )
     size = batch_that_fits(graph, settings.batch_size)
     ann, graph = ann.to(device), graph.to(device)
 
@@ -201,9 +216,9 @@ def convert(
         delay=settings.delay,
         seed=settings.seed,
     ).to(device)
-    first, _ = next(data.batches(parts.measurement[:size], size))
-    warning = range_warning(low, high, first)
-    total = len(parts.measurement) * max(settings.timesteps)
+    first, _ = next(data.batches(measured_on[:size], size))
+    warnings = [range_warning(low, high, first), unlabelled]
+    total = len(measured_on) * max(settings.timesteps)
     done = 0
 
     def told(samples: int) -> None:
@@ -211,12 +226,12 @@ def convert(
         done += samples
         progress("measuring", done, total)
 
-    pairs = on(data.batches(parts.measurement, size), device)
-    measured = measure(model, ann, pairs, settings.timesteps, told, spiking)
+    pairs = on(data.batches(measured_on, size), device)
+    measured = measure(model, ann, pairs, settings.timesteps, told, spiking, witness=judge)
     clock.lap("measurement")
     decided: tuple[Decision, ...] = ()
     if isinstance(model, FirstSpikeModel):
-        early = data.batches(parts.measurement[:DECIDED], size)
+        early = data.batches(measured_on[:DECIDED], size)
         decided = decisions(model, inputs(), on(early, device), max(settings.timesteps))
         clock.lap("early decision")
 
@@ -243,7 +258,9 @@ def convert(
         layers=layers_with(measured.layers, quantise.by_layer(graph, off)) if off else measured.layers,
         metrics={**measured.metrics, "weights": quantise.facts(graph, settings.weights, off)},
         versions=versions(),
-        warnings=tuple(filter(None, (warning, clipping_warning(model, measured.layers)))),
+        outputs=measured.outputs,
+        warnings=tuple(filter(None, (*warnings, clipping_warning(model, measured.layers)))),
+        task=judge.task() if judge else None,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from converter import sizing
 from converter.errors import DataError, UsageError
 from converter.graph import Shape, show_shape
 
@@ -36,6 +37,9 @@ class Preprocessing:
 
     `resize`    (height, width), or the length the shorter side gets; bilinear, 8-bit images only
     `crop`      side of the square cut from the centre, after `resize`
+    `fit`       where a resize to (height, width) would change the proportions: `stretch`, `letterbox`,
+    `corner`
+    `pad`       the 8-bit value around an image that keeps its proportions
     `layout`    `nchw` or `nhwc`: the order of the model's input
     `channels`  `rgb` or `bgr`: the order of the model's colour channels
     `scale`     multiplies the values; None is 1/255 for 8-bit data and 1 for floating point
@@ -44,6 +48,8 @@ class Preprocessing:
 
     resize: tuple[int, int] | int | None = None
     crop: int | None = None
+    fit: str = "stretch"
+    pad: int = 0
     layout: str = "nchw"
     channels: str = "rgb"
     scale: float | None = None
@@ -58,6 +64,7 @@ class Preprocessing:
         sides = (self.resize,) if isinstance(self.resize, int) else (self.resize or ())
         if any(side < 1 for side in (*sides, *(() if self.crop is None else (self.crop,)))):
             raise UsageError("resize and crop are lengths in pixels, 1 or more")
+        sizing.check_fit(self.resize, self.fit, self.pad)
         if self.layout not in self.LAYOUTS:
             raise UsageError(f"there is no layout {self.layout!r}", hint=f"one of {', '.join(self.LAYOUTS)}")
         if self.channels not in self.CHANNELS:
@@ -98,6 +105,10 @@ class Preprocessing:
         except TypeError as error:
             raise DataError("the recorded preprocessing is not understood", why=str(error)) from error
 
+    def placement(self, sample: Array) -> sizing.Placement:
+        """Where the image `sample`, [height, width, …], stands in the model's input."""
+        return sizing.placement(sample.shape[0], sample.shape[1], self.resize, self.crop, self.fit)
+
     def wanted_channels(self, expected: Shape | None) -> int | None:
         """How many channels the model's input of shape `expected` has; None when it is no image."""
         if expected is None or len(expected) != 4:
@@ -133,22 +144,7 @@ class Preprocessing:
             raise DataError(f"only 8-bit images, channels last, are resized and cropped; these are {told}")
         grey = sample.ndim == 3 and sample.shape[2] == 1
         image = Image.fromarray(sample[:, :, 0] if grey else sample)
-        width, height = image.size
-        if isinstance(self.resize, int):
-            short = min(width, height)
-            width, height = width * self.resize // short, height * self.resize // short
-        elif self.resize is not None:
-            height, width = self.resize
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        if self.crop is not None:
-            if min(width, height) < self.crop:
-                raise DataError(
-                    f"an image of {height}x{width} is smaller than the crop of {self.crop}",
-                    hint=f"--resize {self.crop * 8 // 7} makes its shorter side long enough",
-                )
-            left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-            image = image.crop((left, top, left + self.crop, top + self.crop))
+        image = sizing.sized(image, self.resize, self.crop, self.fit, self.pad)
         sized = np.asarray(image)
         return sized[:, :, None] if grey else sized
 

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Generic, TypeVar
 
@@ -19,10 +20,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one `kind`, found in the modules of one `package`, each registered by its module."""
+    """Things of one `kind`, found in the modules of one `package`, each registered by its module.
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    Where there is a `group`, other packages add theirs as entry points of that name.
+    """
+
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+        self.kind, self.package, self.group = kind, package, group
         self._things: dict[str, T] = {}
 
     def register(self, thing: T) -> T:
@@ -35,14 +39,24 @@ class Registry(Generic[T]):
         return thing
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._things and name in self.names():
+        if name not in self._things and name in self.own_names():
             importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        if name not in self._things and (strangers := self.entries().get(name)):
+            self._things[name] = strangers.load()
         if name not in self._things:
             raise UsageError(f"there is no {self.kind} {name!r}", hint=did_you_mean(name, self.names()))
         return self._things[name]
 
     def names(self) -> tuple[str, ...]:
         """Every public name, sorted, without importing what they name."""
+        return tuple(sorted({*self.own_names(), *self.entries()}))
+
+    def entries(self) -> dict[str, EntryPoint]:
+        """What other packages add, by name."""
+        return {e.name: e for e in entry_points(group=self.group)} if self.group else {}
+
+    def own_names(self) -> tuple[str, ...]:
+        """The names of the modules in the package, sorted."""
         spec = find_spec(self.package)
         paths = spec.submodule_search_locations if spec else None
         found = [m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_")]

@@ -145,6 +145,59 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class OutputPoint:
+    """One output after `timesteps` steps, against the ANN's (converter/fidelity.py has the formulas)."""
+
+    timesteps: int
+    error: float
+    """|SNN − ANN| over |ANN|, averaged over samples."""
+    difference: float
+    """Mean |SNN − ANN| in the output's unit: of logits, the logit error."""
+    correlation: float | None
+    divergence: float | None
+    """Of probabilities: KL in nats a value, each of them on its own; None for values that are none."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the network over time."""
+
+    name: str
+    shape: str
+    """Of one sample: `85x22x22`."""
+    curve: tuple[OutputPoint, ...]
+
+
+@dataclass(frozen=True)
+class TaskPoint:
+    """How well the spiking network does its task after `timesteps` steps."""
+
+    timesteps: int
+    figures: dict[str, float]
+    classes: dict[str, float]
+    """AP50 or IoU of each class."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a dense network is for, and how well it and its ANN do it on the same images by the same code."""
+
+    task: str
+    """`detect` or `segment`."""
+    decoder: str
+    options: dict[str, Any]
+    """Of the decoder, and what counts: `min_size`, `foreground`."""
+    labels: str
+    """Where the labels came from; empty without."""
+    words: str
+    """What was measured: images, objects or pixels."""
+    ann: dict[str, float]
+    """mAP50, …; mIoU, …: the first is what the task is judged by. Empty without labels."""
+    ann_classes: dict[str, float]
+    curve: tuple[TaskPoint, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a run can say of itself. `analog` names ops left in floating point, and why."""
 
@@ -167,6 +220,9 @@ class Report:
     """How the layers share the time, in words, where they do not all fire at every step."""
     decisions: tuple[Decision, ...] = ()
     """Early answers of a first-spike network, by rising margin."""
+    outputs: tuple[Output, ...] = ()
+    """Every output against the ANN's."""
+    task: Task | None = None
     date: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA

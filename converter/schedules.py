@@ -67,7 +67,7 @@ def words(model: Model) -> tuple[str, ...]:
     layers = f"{model.stages} layer{'s' * (model.stages > 1)} of neurons in a row"
     said = [f"windows of T steps, {layers}: an answer after {model.latency(1)}·T steps, an image every T"]
     if isinstance(model, FirstSpikeModel):
-        said[0] += f"; {model.latency_in_turn(1)}·T if layers that could fire together did so in turn"
+        said.append(f"one layer after the other, no two at a time: after {model.latency_in_turn(1)}·T steps")
         if model.continuous:
             said.append("time is continuous, its unit a window: T = 1")
     if kept:

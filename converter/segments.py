@@ -126,6 +126,7 @@ class Runner:
                 values[node] = each_in_time(meant, arguments, self.fire, cumulative=node in self.cumulative)
             if node in segment.keep:
                 kept[node] = values[node]
+            del arguments  # which would outlive the next op's values
             for source in node.inputs:
                 left[source] -= 1
                 if not left[source]:

@@ -36,7 +36,7 @@ class Packed:
     def _count(self, t: int) -> Tensor:
         if not self.signs:
             return self.codes[t]
-        fired: list[Tensor] = [(plane[t // BYTE] >> t % BYTE) & 1 for plane in self.codes]
+        fired = (self.codes[:, t // BYTE] >> t % BYTE).bitwise_and_(1)
         return fired[0] if len(fired) == 1 else fired[0].to(torch.int8) - fired[1].to(torch.int8)
 
 

@@ -17,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from converter.diagnose import Diagnosis
+from converter.early_exit import EarlyExit
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
-from converter.report import Decision, Point, Report, plain
+from converter.report import Decision, Output, Point, Report, Task, plain
 from converter.targets import Fit
 
 PATIENCE = 1.0
@@ -114,10 +115,39 @@ def decisions(rows: Sequence[Decision]) -> list[Any]:
     ]
 
 
+def outputs(each: Sequence[Output]) -> Table:
+    """Every output against the ANN's after the longest run."""
+    made = table(
+        "output", "shape", "T", "error", "difference", "correlation", "KL, nats", left=("output", "shape")
+    )
+    for output in each:
+        last = output.curve[-1]
+        figures = words.percent(last.error), words.number(last.difference), words.figure(last.correlation)
+        made.add_row(
+            escape(output.name), output.shape, str(last.timesteps), *figures, words.nats(last.divergence)
+        )
+    return made
+
+
+def task(measured: Task) -> list[Any]:
+    """How well a dense network does its task over time, the ANN last; nothing without labels."""
+    if not measured.ann:
+        return [escape(measured.words)]
+    made = table("T", *measured.ann)
+    for point in measured.curve:
+        made.add_row(str(point.timesteps), *(words.figure(point.figures[name]) for name in measured.ann))
+    made.add_section()
+    made.add_row("ANN", *map(words.figure, measured.ann.values()), style="bold")
+    return [made, escape(f"{measured.task}, decoder {measured.decoder}: {measured.words}")]
+
+
 def conversion(report: Report, target: Path, *, every: bool) -> list[Any]:
     """The result of a conversion; with `every`, each layer, and what was done to the network."""
     shown: list[Any] = [curve(report.curve, report.ann_accuracy)]
+    if report.task is not None:
+        shown += [outputs(report.outputs), *task(report.task)]
     if every:
+        shown += [outputs(report.outputs)] * (report.task is None)
         shown.append(layers([asdict(layer) for layer in report.layers]))
         shown += decisions(report.decisions)
         shown += [escape(f"{step.name}: {step.did}") for step in report.steps]
@@ -150,15 +180,26 @@ def cost(found: Mapping[str, Any]) -> str:
     return f"{what} {before} before, {after} after, at {found['timesteps']} steps, on {found['samples']}"
 
 
-def evaluation(measured: Measurement, samples: str, *, every: bool) -> list[Any]:
+def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *, every: bool) -> list[Any]:
     """The answers over time and what they cost; `samples` says on what, `every` adds the layers."""
     return [
         curve(measured.curve, measured.ann_accuracy),
+        *([outputs(measured.outputs)] if every or dense else []),
+        *(task(dense) if dense else []),
         *([layers([asdict(layer) for layer in measured.layers])] if every else []),
         operations(measured.metrics),
         escape(f"measured on {samples}"),
         escape(measured.metrics["energy"]["assumption"]),
     ]
+
+
+def exits(found: EarlyExit) -> str:
+    """What early exit did, in a line."""
+    share, what = (found.agreement, "agreement") if found.accuracy is None else (found.accuracy, "accuracy")
+    return (
+        f"early exit at margin {found.margin:g}, T = {found.cap} at most: "
+        f"{what} {words.percent(share)}, mean T {found.mean_timesteps:.2f}"
+    )
 
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> Table:

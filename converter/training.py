@@ -19,8 +19,9 @@ from rich.markup import escape
 from calibrators.training import Recipe, recipes
 from calibrators.training._loss import Loss
 from calibrators.training._samples import Samples, transform_of
+from calibrators.training._settings import Settings
 from calibrators.training._team import team
-from calibrators.training._trainer import Log, Result, Settings, fit, prepared
+from calibrators.training._trainer import Log, Result, fit, prepared
 from converter import config, pipeline, terminal
 from converter.commands import device, model_path, opened, preprocessing, show, tell
 from converter.data import TRAIN, Source
@@ -35,7 +36,7 @@ from converter.passes.spike import Spike
 from converter.preprocessing import Preprocessing
 
 Options = Mapping[str, Any]
-OF_RECIPES = ("levels", "decay", "window", "tau", "phases", "weights", "spiking_input")
+OF_RECIPES = ("levels", "steps", "decay", "window", "tau", "phases", "weights", "spiking_input")
 CHECKPOINT = ".checkpoint"
 """What is added to the target's name while the training runs."""
 PREFIX = "ann2snn."

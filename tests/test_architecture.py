@@ -28,6 +28,7 @@ OWNERS = {
     "onnxruntime": {"converter.exporters.onnx"},
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
+    "pycocotools": set[str](),
     "nir": {"converter.exporters.nir", "converter.exporters._nir_signals"},
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
@@ -67,9 +68,12 @@ ALLOWED = {
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
+    "converter.plan": {*SPIKING, *LEAVES},
+    "converter.engine": {"converter.engine", "converter.plan", "converter.ops", *SPIKING, *LEAVES},
+    "converter.early_exit": {*SCHEDULES, *SPIKING, *LEAVES},
+    "converter.rate": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},
     "converter.spike_bits": set[str](),
     "converter.segments": {"converter.spike_bits", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
-    "converter.rate": {*SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
     "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
     "converter.first_spike": {*SCHEDULES, "converter.kernels", *SPIKING, *LEAVES},
@@ -77,8 +81,30 @@ ALLOWED = {
     "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
-    "converter.sources": {"converter.preprocessing", "converter.sources.reading", "converter.vision", *BASE},
-    "converter.exporters": {*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES},
+    "converter.sizing": BASE,
+    "converter.preprocessing": {"converter.sizing", "converter.graph", *BASE},
+    "converter.sources": {
+        *("converter.preprocessing", "converter.sources.reading", "converter.sources.tree"),
+        *("converter.vision", *BASE),
+    },
+    "converter.fidelity": {"converter.divergence", "converter.report"},
+    # What a network found is held against labels beside its images; nobody below knows of tasks.
+    "converter.tasks": {
+        *(
+            "converter.tasks",
+            "converter.data",
+            "converter.sources.images",
+            "converter.sources.tree",
+            "converter.sizing",
+        ),
+        *("converter.report", "converter.graph", *BASE),
+    },
+    # Exporters of whole numbers write the integer program, and hold what they wrote against its machine.
+    "converter.exporters": {
+        *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
+        *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
+        "converter.exporters.read_compact",
+    },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
@@ -86,6 +112,13 @@ ALLOWED = {
         *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
         # A search starts at least squares and weighs answers; its trials are in the report.
         *("converter.divergence", "converter.report", "calibrators.least_squares"),
+        # A recipe says what spikes and weights can; the trainer writes checkpoints.
+        *("calibrators.training", "converter.kernels", "converter.weights"),
+    },
+    "calibrators.training": {
+        *("calibrators.statistics", "converter.observe", "converter.ops", "converter.neurons"),
+        *("converter.divergence", "converter.kernels", "converter.weights", "converter.unroll"),
+        *("calibrators", *LEAVES),
     },
 }
 

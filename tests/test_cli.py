@@ -22,10 +22,11 @@ import cli
 from converter import commands, terminal
 from converter.catalogue import KINDS
 from tests.conftest import ROOT
+from tests.dense_networks import detector, pictures
 
 PLAIN = ("--calibrator", "percentile")
 QUICK = ("--data", "digits", "-T", "2,8", "--samples", "60", "--calibration-samples", "80")
-COMMANDS = ("inspect", "convert", "tune", "evaluate", "diagnose", "export", "list")
+COMMANDS = ("inspect", "convert", "tune", "train", "evaluate", "show", "diagnose", "export", "list")
 
 
 def ann2snn(*arguments: object) -> Result:
@@ -86,7 +87,12 @@ def test_the_examples_work(
     example: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if " -o " not in example:
+    if example.startswith("ann2snn show"):
+        photos, net = pictures(tmp_path / "set") / "images", detector(tmp_path / "net.onnx")
+        task = ("--task", "detect", "--decoder", "fastestdet", "--calibration-samples", "2", "-T", "2")
+        assert ann2snn("convert", net, "-o", "detector.snn", "--data", photos, *task, *PLAIN).exit_code == 0
+        shutil.copyfile(photos / "p0.png", "street.jpg")
+    elif " digits.snn" in example and "-o digits.snn" not in example:
         shutil.copytree(artefact, tmp_path / "digits.snn")
     result = ann2snn(*example.split()[1:])
     assert result.exit_code == 0, result.output

@@ -13,6 +13,7 @@ from torch import Tensor
 from converter.errors import Refusal, UsageError
 from converter.neurons import Neuron, State, neurons
 from converter.neurons.burst import Burst
+from converter.neurons.first_spike import FirstSpike
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.leaky import Leaky
 from converter.neurons.multi_level import MultiLevel
@@ -316,6 +317,7 @@ def test_a_burst_of_nothing_is_refused() -> None:
 def test_the_registry_has_them_by_file_name() -> None:
     assert dict(neurons) == {
         "burst": Burst,
+        "first-spike": FirstSpike,
         "integrate-fire": IntegrateFire,
         "leaky": Leaky,
         "multi-level": MultiLevel,

@@ -87,6 +87,21 @@ def test_the_curves_of_the_readme_are_those_measured() -> None:
         assert figures == [record["curve"][t] for t in steps], name
 
 
+def test_the_trained_networks_of_the_readme_are_those_measured() -> None:
+    _, rows = table("Trained for few steps")
+    assert len(rows) >= 4
+    for run, schedule, time, *shown in rows:
+        record = json.loads((ROOT / "benchmarks" / "results" / f"training-{run}.json").read_text())
+        (row,) = [
+            r
+            for r in record["rows"]
+            if (r["schedule"], str(r["timesteps"]), r["calibrators"]) == (schedule, time, ["ceiling"])
+        ]
+        accuracies = f"{100 * row['accuracy']:.2f}", f"{100 * record['ann_accuracy']:.2f}"
+        assert shown == [str(row["latency"]), accuracies[0], f"{row['spikes_per_neuron']:.2f}", accuracies[1]]
+        assert record["samples"] == 599
+
+
 def test_the_short_runs_of_the_readme_are_those_measured() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "grid-resnet20.json").read_text())
     _, rows = table("Calibrated for few steps")
@@ -131,3 +146,22 @@ def test_the_quantised_weights_of_the_readme_are_those_measured() -> None:
             facts = [f"{record['samples']:,}", row["weights"], size, *(f"{100 * f:.2f}" for f in figures)]
             found[record["network"], row["weights"]] = facts
     assert {(name, weights): [images, weights, *rest] for name, images, weights, *rest in rows} == found
+
+
+def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
+    _, rows = table("One spike each")
+    shown = {name: [row[1:] for row in rows if row[0] == name] for name, *_ in rows}
+    for name, lines in shown.items():
+        path = ROOT / "benchmarks" / "results" / f"first-spike-{name}.json"
+        record = json.loads(path.read_text())
+        told = []
+        for row in record["rows"]:
+            early = [f"{d['steps']:.1f}" for d in row["decisions"] if d["chosen"]]
+            share = f"{100 * row['accumulates'] / row['ann_macs']:.1f}"
+            accuracy, spikes = f"{100 * row['accuracy']:.2f}", f"{row['spikes_per_neuron']:.2f}"
+            told.append([row["kernel"], str(row["window"]), str(row["latency"]), accuracy, spikes, share])
+            told[-1] += early or ["–"]
+        assert lines == told
+    ann = {f"{100 * row['ann_accuracy']:.2f}" for row in record["rows"]}
+    assert ann == set(re.findall(r"mnist_cntk on 10,000 MNIST test images \(ANN ([\d.]+) %\)", README))
+    assert {row["samples"] for row in record["rows"]} == {10_000}

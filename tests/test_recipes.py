@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +14,20 @@ from torch import Tensor
 
 from calibrators import calibrators
 from calibrators.training import recipes
+from calibrators.training._network import Network
 from calibrators.training.cat import Cat
 from calibrators.training.qcfs import Qcfs
+from calibrators.training.stream import Stream
 from calibrators.training.tcl import Tcl
 from converter import kernels
 from converter.errors import DataError, Unsupported, UsageError
 from converter.graph import Graph
 from converter.importer import load
+from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.passes import apply
 from converter.passes.spike import Spike
+from converter.rate import RateModel
 from converter.window import Window
 from tests.models import parse
 
@@ -43,8 +50,8 @@ def spiking(body: str, **weights: Tensor) -> Graph:
     return Spike()(load(parse(body, weights, inputs="float[N,3] x", outputs="float[N,3] y")))
 
 
-def test_there_are_three() -> None:
-    assert recipes.names() == ("cat", "qcfs", "tcl")
+def test_there_are_four() -> None:
+    assert recipes.names() == ("cat", "qcfs", "stream", "tcl")
 
 
 # QCFS
@@ -157,6 +164,7 @@ def test_cat_refuses_what_a_spike_without_sign_cannot_say() -> None:
     [
         lambda: Qcfs(0),
         lambda: Tcl(-1.0),
+        lambda: Stream(0),
         lambda: Cat(window=1),
         lambda: Cat(tau=0.0),
         lambda: Cat(coder="ceil"),
@@ -167,6 +175,34 @@ def test_cat_refuses_what_a_spike_without_sign_cannot_say() -> None:
 def test_options_that_cannot_be(wrong: object) -> None:
     with pytest.raises(UsageError):
         wrong()  # type: ignore[operator]
+
+
+# stream
+
+
+def test_what_the_stream_recipe_trains_on_is_what_a_stream_answers(digits_model: Path) -> None:
+    graph = Spike()(apply(load(digits_model))[0])
+    starts = {n.name: torch.tensor(2.0 + 0.1 * i) for i, n in enumerate(graph) if isinstance(n.op, Neuron)}
+    network, phase, x = (
+        Network.of(graph, starts, torch.tensor(1.0)),
+        Stream(3).phase(0.0),
+        torch.rand(4, 1, 8, 8),
+    )
+    (answer,) = network.run(network.at(phase), phase, x)
+    thresholds = {node.name: starts[node.name] for node in graph if node.name in starts}
+    ready = graph.map(
+        lambda n: replace(n, op=replace(n.op, threshold=thresholds[n.name])) if n.name in thresholds else n
+    )
+    stepped = RateModel(ready)(x, timesteps=3)[-1]
+    assert torch.allclose(answer, stepped, atol=1e-5)
+    answer.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters.values())
+    assert float(network.parameters[f"{next(iter(starts))}.threshold"].grad.abs()) > 0  # type: ignore[union-attr]
+
+
+def test_the_stream_recipe_refuses_a_neuron_without_a_threshold() -> None:
+    with pytest.raises(Unsupported, match="1 activation of net have no threshold"):
+        Stream().refuse(spiking("h = LeakyRelu(x) y = Relu(h)"))
 
 
 # what it is for

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +37,7 @@ from converter.neurons.signed import Signed
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.segments import most_kept, segments
+from tests.conftest import ROOT
 from tests.models import parse, weight
 
 KINDS = (IntegrateFire(), Signed(), MultiLevel(levels=4))
@@ -251,3 +255,24 @@ def test_how_many_samples_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert room_for(graph, 8, 100).samples == 20
     monkeypatch.setattr(_room, "STORED", 1)
     assert room_for(graph, 8, 100).samples == 10, "never fewer than fit with all their values"
+
+
+@pytest.mark.slow
+def test_a_detector_of_large_maps_is_corrected_in_less_than_3_gb(shared: Path) -> None:
+    """A 640 × 640 face detector, signed, T = 32: its largest value over all steps is 210 MB an image."""
+    code = f"""
+import torch
+from calibrators.bias_correction import BiasCorrection
+from calibrators.least_squares import LeastSquares
+from converter.importer import load
+from converter.neurons.signed import Signed
+from converter.passes import apply
+from converter.passes.spike import Spike
+graph = Spike(Signed())(apply(load({str(shared / "models" / "yunet_n_640_640.onnx")!r}))[0])
+images = [255 * torch.rand(2, 3, 640, 640) for _ in range(4)]
+BiasCorrection(32)(LeastSquares(32)(graph, lambda: images), lambda: images)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    _, status, usage = os.wait4(child.pid, 0)
+    assert status == 0
+    assert usage.ru_maxrss * 1024 < 3e9, f"{usage.ru_maxrss / 1e6:.2f} GB"

@@ -20,10 +20,12 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import cli
+from benchmarks.training import accuracy, as_trained
 from calibrators.training._loss import Loss, by_answers, by_labels
 from calibrators.training._samples import Samples, augmented, order, transform_of
+from calibrators.training._settings import Settings, learning_rate
 from calibrators.training._team import Team
-from calibrators.training._trainer import Settings, learning_rate
+from calibrators.training.cat import Cat
 from converter.data import open_source
 from converter.divergence import divergence
 from converter.errors import DataError, UsageError
@@ -32,7 +34,7 @@ from tests.conftest import ROOT
 from tests.models import judge, parse, weight
 
 TRAIN = ("train", "digits", "--data", "digits")
-BRIEF = ("--recipe", "tcl", "--epochs", "2", "--samples", "320", "--batch-size", "32", "--optimizer", "sgd")
+BRIEF = ("--recipe", "tcl", "--epochs", "2", "--samples", "320", "--batch-size", "32")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -181,6 +183,20 @@ def test_qcfs_in_as_many_steps_says_what_it_learnt(tmp_path: Path) -> None:
     assert accuracy["after"] > 0.97
 
 
+def test_trained_as_a_stream_it_answers_better_in_as_many_steps(tmp_path: Path) -> None:
+    target = tmp_path / "two.onnx"
+    made = ann2snn(*TRAIN, "--recipe", "stream", "--steps", "2", "--epochs", "4", "--json", "-o", target)
+    assert made.exit_code == 0, made.output
+    run = ("--data", "digits", "-T", "2", "--calibrator", "ceiling", "--json")
+    accuracy = {}
+    for name, model in (("before", "digits"), ("after", target)):
+        done = ann2snn("convert", model, "-o", tmp_path / name, *run)
+        assert done.exit_code == 0, done.output
+        accuracy[name] = json.loads(done.stdout)["curve"][0]["accuracy"]
+    assert accuracy["before"] < 0.6
+    assert accuracy["after"] > 0.95
+
+
 def test_it_learns_from_the_anns_answers_where_there_are_no_labels(tmp_path: Path) -> None:
     digits = open_source("digits:train")
     x = torch.cat([x for x, _ in digits.batches(range(200), 100)])
@@ -197,6 +213,14 @@ def test_it_learns_from_the_anns_answers_where_there_are_no_labels(tmp_path: Pat
     assert "accuracy" not in row
 
 
+def test_half_precision_where_it_is_asked_for(tmp_path: Path) -> None:
+    run = ("--recipe", "qcfs", "--epochs", "2", "--precision", "bfloat16", "--json")
+    done = ann2snn(*TRAIN, *run, "-o", tmp_path / "half.onnx")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["epochs"][-1]["accuracy"] > 0.95
+    assert all(w.dtype == np.float32 for w in weights(tmp_path / "half.onnx").values() if w.dtype.kind == "f")
+
+
 def test_cat_leaves_weights_of_the_format_in_the_file(tmp_path: Path) -> None:
     run = ("--recipe", "cat", "--weights", "log2:5", "--epochs", "5", "--samples", "320")
     run += ("--phases", "0.2,0.4,0.6")
@@ -204,6 +228,15 @@ def test_cat_leaves_weights_of_the_format_in_the_file(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for phase in ("relu", "clip", "spikes", "spikes, weights log2:5"):
         assert phase in done.stdout
+    run = ("--data", "digits", "--code", "first-spike", "--window", "24", "--weights", "log2:5", "--json")
+    spiking = ann2snn(
+        "convert", tmp_path / "cat.onnx", "-o", tmp_path / "cat.snn", *run, "--calibrator", "ceiling"
+    )
+    assert spiking.exit_code == 0, spiking.output
+    spoken = as_trained(tmp_path / "cat.onnx", Cat(weights="log2:5"))
+    learnt = accuracy(spoken, open_source("digits", expected=(1, 1, 8, 8)))
+    assert json.loads(spiking.stdout)["curve"][0]["accuracy"] == pytest.approx(learnt, abs=1e-9)
+    assert learnt > 0.97
     kernel = next(w for w in weights(tmp_path / "cat.onnx").values() if w.ndim == 4)
     channel = np.unique(np.abs(kernel[0]))
     assert len(channel[channel > 0]) <= 15  # one of 15 exponents, or zero

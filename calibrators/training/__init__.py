@@ -27,13 +27,15 @@ class Phase:
     """What a recipe does to the network for a part of the training; `name` tells phases apart.
 
     `encode(x, peak)` is what is left of the input x after it went through spikes, `peak` being its largest
-    magnitude; `weight(op, w)` what is left of an op's weight w. None: nothing is lost.
+    magnitude; `weight(op, w)` what is left of an op's weight w. None: nothing is lost. With `steps` the
+    network is run as a stream of so many, and what its neurons say replaces the activation.
     """
 
     name: str
     activation: Activation
     encode: Activation | None = None
     weight: Callable[[Any, Tensor], Tensor] | None = None
+    steps: int | None = None
 
 
 class Recipe(Protocol):

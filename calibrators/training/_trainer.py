@@ -8,13 +8,9 @@ run that went on from one ends with the weights of a run that never stopped.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,50 +20,20 @@ from calibrators import watch
 from calibrators.statistics import Histogram, Largest
 from calibrators.training import Phase, Recipe
 from calibrators.training._checkpoint import Checkpoint, read, write
+from calibrators.training._interrupt import stoppable
+from calibrators.training._judge import ann_accuracy, held_out
 from calibrators.training._loss import Loss
 from calibrators.training._network import Network, learns
 from calibrators.training._samples import Samples, Transform, augmented, order
+from calibrators.training._settings import Settings, learning_rate, optimizer_of
 from calibrators.training._team import Team
-from converter.errors import ConversionError, Unsupported, UsageError
+from converter.errors import ConversionError, Unsupported
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 
 Progress = Callable[[str, int, int], None]
 Log = Callable[[Mapping[str, float], int], None]
 """Takes numbers by name, and the step they are of."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train, whatever the recipe. `batch_size` is that of all processes together."""
-
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 1e-3
-    optimizer: str = "adamw"
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    warmup: float = 0.05
-    """The share of all steps over which the step length rises."""
-    clip: float = 1.0
-    """The largest norm of a step's gradient; longer ones are shortened."""
-    loss: Loss = field(default_factory=Loss)
-    percentile: float = 99.9
-    """Where λ begins: this percentile of the ANN's activations."""
-    calibration: int = 512
-    """On so many samples."""
-    precision: str = "float32"
-    seed: int = 0
-    checkpoint_every: int | None = None
-    """Steps between checkpoints; None is an epoch."""
-
-    def __post_init__(self) -> None:
-        """Raise `UsageError` for what cannot be."""
-        for name in ("epochs", "batch_size", "calibration", "checkpoint_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it is at least 1")
-        if not self.lr > 0 or not self.clip > 0:
-            raise UsageError("the length of a step and of a gradient lie above 0")
 
 
 @dataclass(frozen=True)
@@ -81,14 +47,6 @@ class Result:
     history: tuple[Mapping[str, Any], ...]
     ann: Mapping[str, float]
     """The ANN's accuracy on the samples held out, where there are labels."""
-
-
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """The length of this step of `steps`: up a line to lr, then down a cosine towards 0."""
-    warm = max(1, round(settings.warmup * steps))
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def prepared(spiking: Graph, samples: Samples, settings: Settings, device: torch.device) -> Network:
@@ -146,7 +104,7 @@ def fit(
     """
     identity = {**asdict(settings), "recipe": type(recipe).__name__, **asdict(recipe), **identity}  # type: ignore[call-overload]
     parameters = network.parameters
-    optimizer = _optimizer(network, settings)
+    optimizer = optimizer_of(network, settings)
     team.agree(p.data for p in parameters.values())
     per_epoch = math.ceil(len(samples.train) / settings.batch_size)
     steps, every = settings.epochs * per_epoch, settings.checkpoint_every or per_epoch
@@ -161,7 +119,7 @@ def fit(
             write(checkpoint, identity, parameters, optimizer, Checkpoint(done, history, (total, seen)))
         kept = done
 
-    with _stoppable() as stopped:
+    with stoppable() as stopped:
         for step in range(state.step, steps):
             epoch, at = divmod(step, per_epoch)
             if at == 0 or step == state.step:
@@ -198,7 +156,7 @@ def fit(
                     "phase": phase.name,
                     "lr": learning_rate(step, steps, settings),
                     "loss": total / seen,
-                    **held_out(network, phase, student[1], ann, samples, settings, device, team),
+                    **held_out(network, phase, student[1], ann, samples, settings.batch_size, device, team),
                 }
                 history.append(row)
                 total, seen = 0.0, 0
@@ -213,55 +171,8 @@ def fit(
         network.thresholds(),
         float(network.peak),
         tuple(history),
-        _accuracy(ann, samples, settings.batch_size, device, team),
+        ann_accuracy(ann, samples, settings.batch_size, device, team),
     )
-
-
-def held_out(
-    network: Network,
-    phase: Phase,
-    student: Graph,
-    ann: Graph,
-    samples: Samples,
-    settings: Settings,
-    device: torch.device,
-    team: Team,
-) -> dict[str, float]:
-    """Agreement with the ANN, and accuracy where there are labels, on the samples held out, as shares."""
-    counts = torch.zeros(3, dtype=torch.float64)
-    labelled = samples.source.labelled
-    mine = team.share(samples.held_out)
-    with torch.inference_mode():
-        for at in range(0, len(mine), settings.batch_size):
-            x, y = samples.take(mine[at : at + settings.batch_size])
-            answer = _top(network.run(student, phase, x.to(device))[0])
-            theirs = _top(ann.run(x.to(device))[0])
-            right = 0.0 if y is None else float((answer == y).sum())
-            same = (answer == theirs).reshape(len(x), -1).double().mean(1).sum()
-            counts += torch.tensor([len(x), float(same), right], dtype=torch.float64)
-    team.add_up([counts])
-    return {
-        "agreement": float(counts[1] / counts[0]),
-        **({"accuracy": float(counts[2] / counts[0])} if labelled else {}),
-    }
-
-
-def _accuracy(ann: Graph, samples: Samples, size: int, device: torch.device, team: Team) -> dict[str, float]:
-    """The ANN's own, on the samples held out."""
-    if not samples.source.labelled:
-        return {}
-    right, mine = torch.zeros(1, dtype=torch.float64), team.share(samples.held_out)
-    with torch.inference_mode():
-        for at in range(0, len(mine), size):
-            x, y = samples.take(mine[at : at + size])
-            assert y is not None
-            right += float((_top(ann.run(x.to(device))[0]) == y).sum())
-    team.add_up([right])
-    return {"accuracy": float(right) / len(samples.held_out)}
-
-
-def _top(answer: Tensor) -> Tensor:
-    return answer.argmax(1).cpu()
 
 
 def _loss(
@@ -296,22 +207,6 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-def _optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    """Weights decay; biases and thresholds do not (a recipe has its own penalty on these)."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in network.parameters.items() if n.endswith(".weight")]},
-        {
-            "params": [p for n, p in network.parameters.items() if not n.endswith(".weight")],
-            "weight_decay": 0.0,
-        },
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
-    raise UsageError(f"there is no optimizer {settings.optimizer!r}", hint="adamw or sgd")
-
-
 def _diverged(step: int, settings: Settings, checkpoint: Path, kept: int | None) -> ConversionError:
     left = "no checkpoint was written yet"
     if kept is not None:
@@ -322,24 +217,3 @@ def _diverged(step: int, settings: Settings, checkpoint: Path, kept: int | None)
         why=left,
         hint=f"{smaller}{' --resume goes on from there with smaller steps' if kept is not None else ''}",
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C is remembered until the step is whole; the second interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -52,6 +52,16 @@ def nats(divergence: float | None) -> str:
     return "< 0.0001" if 0 < divergence < 0.00005 else f"{divergence:.4f}"
 
 
+def figure(value: float | None) -> str:
+    """A figure between 0 and 1 as the field quotes it: `0.338`; unknown is a dash."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def few(curve: Sequence[Any]) -> Sequence[Any]:
+    """The last four points of a curve."""
+    return curve[-4:]
+
+
 def size(count: float) -> str:
     """1234567 -> `1.2 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -143,6 +153,13 @@ def headline(report: Report) -> str:
     steps = f"{last.timesteps} step{'s' if last.timesteps != 1 else ''} of {spikes(report)} spikes"
     if late(report.curve):
         steps += f" a layer, {last.latency} from image to answer"
+    if report.settings.get("neuron_options", {}).get("continuous"):
+        steps = f"{last.latency} windows of continuous time, one first spike a neuron at most"
+    if report.task is not None and report.task.ann:
+        (name, ann), (_, snn) = (
+            next(iter(f.items())) for f in (report.task.ann, report.task.curve[-1].figures)
+        )
+        return f"{name} {figure(snn)} after {steps}, the ANN has {figure(ann)}"
     if last.accuracy is None:
         return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
     return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"

@@ -5,6 +5,7 @@ Names come from other people's files, so the template escapes everything; the dr
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Iterator
 
@@ -42,8 +43,11 @@ def measures(report: Report) -> tuple[Measure, ...]:
     return (*MEASURES, OF_WEIGHTS) if quantised else MEASURES
 
 
-def page(report: Report) -> str:
-    """The page for `report`, complete; the same report gives the same page, byte for byte."""
+def page(report: Report, picture: bytes | None = None) -> str:
+    """The page for `report`, complete; the same report gives the same page, byte for byte.
+
+    `picture` is a PNG of what a dense network found, and becomes part of the page.
+    """
     return (
         environment(html=True)
         .get_template("page.html.jinja")
@@ -63,6 +67,8 @@ def page(report: Report) -> str:
                 for place, step in enumerate(report.steps)
                 if step.trials
             ],
+            task=report.task,
+            picture=None if picture is None else base64.b64encode(picture).decode(),
             layers=list(_layers(report)),
             worst=max(report.layers, key=lambda layer: _finite(layer.error), default=None),
             metrics=list(words.metric_groups(report.metrics)),

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = Any
+"""Whole numbers of NumPy."""
 Arrays = dict[str, Array]
 Layer = dict[str, Any]
 State = dict[str, tuple[Any, Any]]
@@ -58,7 +59,7 @@ def weights(layer: Layer, arrays: Arrays) -> Array:
     return np.sign(code) * (table[q % len(table)] << (q // len(table)))
 
 
-def taps(axes: list[list[int]], transposed: bool = False) -> Iterator[tuple[int, list[Array]]]:
+def taps(axes: Any, transposed: bool = False) -> Iterator[tuple[int, list[Array]]]:
     """For each tap of a window: (its number, by axis the input of each output; past the end: none)."""
     for number, tap in enumerate(product(*(range(axis[2]) for axis in axes))):
         places = []
@@ -73,7 +74,7 @@ def taps(axes: list[list[int]], transposed: bool = False) -> Iterator[tuple[int,
         yield number, places
 
 
-def windows(x: Array, axes: list[list[int]], filled: int) -> Iterator[tuple[int, Array]]:
+def windows(x: Array, axes: Any, filled: int) -> Iterator[tuple[int, Array]]:
     """`x` [planes, …] at every tap, [planes, …]; what lies outside is `filled`."""
     x = np.pad(x, [(0, 0)] + [(0, 1)] * len(axes), constant_values=filled)
     for number, places in (axes and taps(axes)) or [(0, [])]:
@@ -183,5 +184,5 @@ if __name__ == "__main__":
     HEADER, ARRAYS = load(sys.argv[1])
     STEPS = int(sys.argv[3]) if len(sys.argv) > 3 else HEADER["timesteps"]
     for IMAGE in np.load(sys.argv[2]):
-        *_, (SUMS, _) = run(HEADER, ARRAYS, IMAGE, STEPS)
+        *_, (SUMS, _ALL) = run(HEADER, ARRAYS, IMAGE, STEPS)
         print(int(SUMS.reshape(-1).argmax()))

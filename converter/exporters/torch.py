@@ -22,6 +22,7 @@ from converter.cumulative import telescope, telescope_mean
 from converter.exporters import _words as words
 from converter.exporters._layout import fold, shorten
 from converter.exporters._templates import environment
+from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Input, Node, batch_axes, show_shape
 from converter.neurons import Neuron
 from converter.pipelined import PipelinedModel
@@ -86,6 +87,7 @@ def source(model: schedules.Model, report: Report | None = None) -> str:
         constant=model.encoding.constant,
         encode=writer.encode(),
         pipelined=writer.pipelined,
+        once=isinstance(model, FirstSpikeModel),
         delay=model.delay,
         timing=[_plain(each) for each in schedules.words(model)],
         seed=model.seed,

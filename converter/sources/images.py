@@ -7,9 +7,6 @@ Sub-folders are the classes, numbered in the order of their names. Where they ar
 from __future__ import annotations
 
 import io
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -18,21 +15,11 @@ from PIL import Image, UnidentifiedImageError
 from converter.errors import DataError
 from converter.preprocessing import Array
 from converter.sources.reading import Reading, digest_bytes, no_part, parts_of, pixels
+from converter.sources.tree import DAMAGE, open_tree
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"))
 PARTS = frozenset(("train", "test", "val", "valid", "validation"))
-LABELS = ("folder", "sorted")
-
-DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-)
-"""What Pillow raises for bad pictures, and zipfile for bad archives (RuntimeError: an encrypted one)."""
+LABELS = ("folder", "sorted", "none")
 
 Below = tuple[str, ...]
 """The path of an image below the folder that all images share."""
@@ -41,12 +28,13 @@ Below = tuple[str, ...]
 def read_images(path: Path, part: str | None, labels: str | None) -> Reading:
     """Every image below `path`, in the order of their names. Raises `DataError`.
 
-    `labels`: `folder`, `sorted` (every image is its own class), or None for `folder` where there are any.
+    `labels`: `folder`, `sorted` (every image is its own class), `none`, or None for `folder` where there
+    are any.
     """
     if labels not in (None, *LABELS):
         raise DataError(f"there is no kind of labels {labels!r}", hint=f"one of {', '.join(LABELS)}")
-    names, read_file = _tree(path)
-    names = [name for name in names if _is_image(name)]
+    tree = open_tree(path)
+    names, read_file = tree.visible(ENDINGS), tree.read
     if not names:
         raise DataError(f"{path} holds no images", hint=f"their names end in {', '.join(sorted(ENDINGS))}")
     below = _below_shared(names)
@@ -68,25 +56,20 @@ def read_images(path: Path, part: str | None, labels: str | None) -> Reading:
     def digest() -> str:
         return digest_bytes((name, read_file(name)) for name in names)
 
-    return Reading(len(names), read, bool(numbers), digest, classes, parts)
+    return Reading(len(names), read, bool(numbers), digest, classes, parts, tuple(names))
 
 
-def _tree(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """The names of all files, sorted, with `/` between folders, and how to read one."""
-    if path.is_dir():
-        found = (Path(top, file) for top, _, files in os.walk(path, followlinks=True) for file in files)
-        return sorted(f.relative_to(path).as_posix() for f in found), lambda name: (path / name).read_bytes()
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as a zip archive", why=str(error)) from error
-    return sorted(archive.namelist()), archive.read
+def read_files(paths: Sequence[Path]) -> Reading:
+    """These images, without labels. Raises `DataError` when one is read that is none."""
 
+    def read(index: int, channels: int | None) -> tuple[Array, int | None]:
+        path = paths[index]
+        return _decode(path.parent, path.name, lambda name: path.read_bytes(), channels), None
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(p.startswith((".", "__MACOSX")) for p in path.parts)
-    return path.suffix.lower() in ENDINGS and not hidden
+    def digest() -> str:
+        return digest_bytes((path.name, path.read_bytes()) for path in paths)
+
+    return Reading(len(paths), read, False, digest, names=tuple(path.name for path in paths))
 
 
 def _below_shared(names: Sequence[str]) -> list[Below]:
@@ -103,6 +86,8 @@ def _labelled(
     where: str, below: Sequence[Below], labels: str | None
 ) -> tuple[Sequence[int], tuple[str, ...]]:
     """The label of each image and the names of the classes, or nothing where the images have none."""
+    if labels == "none":
+        return (), ()
     if labels == "sorted":
         return range(len(below)), tuple(PurePosixPath(b[-1]).stem for b in below)
     flat = sum(len(b) == 1 for b in below)

@@ -21,7 +21,10 @@ EIGHT_BIT = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """`size` raw samples; `parts` names ranges of them, `digest()` is the sha256 that identifies them."""
+    """`size` raw samples; `parts` names ranges of them, `digest()` is the sha256 that identifies them.
+
+    `names` are the paths of image files, one a sample; nothing for data that are no files.
+    """
 
     size: int
     read: Read
@@ -29,6 +32,7 @@ class Reading:
     digest: Callable[[], str]
     classes: tuple[str, ...] = ()
     parts: dict[str, range] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def parts_of(sizes: dict[str, int]) -> dict[str, range]:

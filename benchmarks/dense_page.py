@@ -1,0 +1,34 @@
+"""The `dense` benchmark on the page: what each network finds or names, and how far its outputs are off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks._common import markdown
+
+HEAD = """\
+## Detectors and segmenters
+
+Whole networks through `--task`, ANN and spiking network on the same images by the same code; calibration
+images are others. *Every* n-th image of the set was measured. *Output error* is |SNN − ANN| / |ANN| over all
+outputs, averaged over images. The slowest layer is the one whose mean spikes are furthest from its activation
+after the longest run. IoU is that of the thing against the ground, over all pixels together.
+"""
+
+
+def section(records: Iterable[dict[str, Any]]) -> str:
+    """One table of all networks, and the commands that made them."""
+    lines, commands = [], []
+    for record in records:
+        commands.append(f"- `{record['command']}`, {record['date'][:10]}, on {record['processor']}\n")
+        named = record["named"]
+        for run in record["runs"]:
+            chain = " + ".join(run["calibrators"])
+            about = [record["network"], f"{run['images']} (every {run['every']}.)", run["spikes"], chain]
+            for row in run["rows"]:
+                figures = f"{row['figures'][named]:.3f}", f"{run['ann'][named]:.3f}"
+                costs = f"{row['output_error']:.4f}", f"{row['spikes_per_neuron']:.2f}"
+                lines.append([*about, row["timesteps"], named, *figures, *costs, run["slowest"]["layer"]])
+    header = "network|images|spikes|calibrators|T|figure|SNN|ANN|output error|spikes per neuron|slowest layer"
+    return "\n".join([HEAD, markdown(header, lines), "".join(commands)])
