@@ -155,6 +155,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(table(rows))
-    kept = write_result("c", ["c", *arguments], {"rows": rows, **environment(torch.get_num_threads())})
+    kept = write_result(
+        "-".join(["c", *asked.networks]),
+        ["c", *arguments],
+        {"rows": rows, **environment(torch.get_num_threads())},
+    )
     print(f"written to {kept}", file=sys.stderr)
     return 0

@@ -103,7 +103,7 @@ ALLOWED = {
     "converter.exporters": {
         *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
         *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
-        "converter.exporters.read_compact",
+        *("converter.exporters.read_compact", "converter.kernels"),
     },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
