@@ -649,8 +649,8 @@ def diagnose(**given: Any) -> None:
 
 @main.command(epilog=EXAMPLE + "  ann2snn export digits.snn --to onnx -o digits-step.onnx")
 @click.argument("artefact", metavar="DIR")
-@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2.")
-@click.option("-o", "file", metavar="FILE", help="The file to write.")
+@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2; c, compact.")
+@click.option("-o", "file", metavar="FILE", help="The file to write; for c, the folder.")
 @click.option(
     "-T", "--timesteps", type=COUNT, metavar="T", help="Steps of a run. [default: the last as converted]"
 )

@@ -31,7 +31,7 @@ from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import UsageError
 from converter.exporters._check import Order
-from converter.files import refuse_directory, refuse_file, sha256
+from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import Labelled, Measurement, batch_that_fits, measure
@@ -303,7 +303,7 @@ def export(given: Options) -> None:
         if not given["as_json"]:
             show(*terminal.fit(found))
     if given["form"] is not None:
-        refuse_file(Path(given["file"]), given["force"])
+        exports.refuse(given["form"], given["file"], given["force"])
         steps = given["timesteps"] or stored.report["settings"]["timesteps"][-1]
         refuse_early([steps], stored.model.delay)
         order = Order(steps, given["opset"], given["allow"], stored.report)
@@ -315,9 +315,13 @@ def export(given: Options) -> None:
         x = None if given["no_verify"] else samples_of(given, stored)
         check = exports.export(stored.model, order, given["form"], given["file"], x, force=given["force"])
         words = "not verified" if check is None else check.words
+        note = exports.noted(given["form"], given["file"])
         said |= {"file": str(given["file"]), "form": given["form"], "verified": check and asdict(check)}
+        said |= {"note": note} if note else {}
         if not given["as_json"]:
             show(f"{escape(str(given['file']))}: {escape(words)}")
+            if note:
+                show(escape(note))
     if given["as_json"]:
         print(terminal.document(said))
 

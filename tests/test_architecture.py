@@ -99,7 +99,12 @@ ALLOWED = {
         ),
         *("converter.report", "converter.graph", *BASE),
     },
-    "converter.exporters": {*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES},
+    # Exporters of whole numbers write the integer program, and hold what they wrote against its machine.
+    "converter.exporters": {
+        *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
+        *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
+        *("converter.exporters.read_compact", "converter.kernels"),
+    },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
