@@ -165,7 +165,7 @@ def convert(
     measured_on, unlabelled = (
         judge.measurable(data, parts.measurement) if judge else (parts.measurement, None)
     )
-    size = batch_that_fits(graph, settings.batch_size)
+    size = batch_that_fits(graph, settings.batch_size, max(settings.timesteps))
     ann, graph = ann.to(device), graph.to(device)
 
     def inputs() -> Iterator[Tensor]:

@@ -354,7 +354,7 @@ def test_calibrators_see_the_same_windows_and_the_least_squares_of_this_code() -
     x = IMAGES.float()
     for neuron in (FirstSpike(), FirstSpike(form="linear")):
         graph = spiking(BRANCHES, WEIGHTS, "float[N,3,8,8] x", neuron)
-        steps, fire = run_of("pipelined", 6)
+        steps, fire = run_of("pipelined", 6, graph)
         (answer,) = unroll(graph, x, steps, fire)
         assert torch.allclose(answer, FirstSpikeModel(graph)(x, 6), atol=1e-6)  # type: ignore[arg-type]
         fitted = LeastSquares(6)(graph, lambda: [x])
