@@ -28,7 +28,7 @@ from converter.first_spike import FirstSpikeModel
 from converter.pipeline import Calibrate, Conversion, Settings, convert
 
 WINDOWS = {"linear": (8, 16, 32, 64), "base-2": (12, 24, 48)}
-OFFSETS = (16, 12, 8)
+OFFSETS = (12, 8, 4)
 """With windows of 24 steps of base 2: after so many steps the next layer begins to fire."""
 COUNTED = 10
 """On so many test samples the event-driven simulator runs."""
@@ -104,7 +104,7 @@ def run_of(row: dict[str, Any]) -> list[object]:
 
 def early(facts: dict[str, Any]) -> str:
     """The margin that was chosen, a line for each window."""
-    header = "kernel|window|offset|margin|steps of the last window|steps from the image|accuracy|at the end|samples"
+    header = "kernel|window|offset|margin|steps of the last|steps from the image|accuracy|at the end|samples"
     lines = []
     for row in facts["rows"]:
         for each in (each for each in row["decisions"] if each["chosen"]):
@@ -121,10 +121,10 @@ SECTION = """\
 
 Every neuron spikes at most once a window, layers one after the other (`--code first-spike`). Each window is a
 conversion of its own: least squares, then bias correction, for that window, on {calibration}; continuous time
-takes the largest activations. A layer begins to fire *offset* steps after the one before, a window or less
-(`--offset`). Latency is in steps, of continuous time in windows, from the image to the answer; the first layer
-fires at once, as all of a constant image is there. Accumulates are those of one sample, exact at borders and
-strides.
+takes the largest activations. A layer begins to fire *offset* steps after the one before, at most a window
+(`--offset`). Latency is in steps, of continuous time in windows, from the image to the answer; the first
+layer fires at once, as all of a constant image is there. Accumulates are those of one sample, exact at
+borders and strides.
 """
 EARLY = """\
 Early answers: the read-out answers as soon as one output leads by the margin, which falls as what is still to

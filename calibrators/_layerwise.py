@@ -78,7 +78,7 @@ class Layer:
         return self.fire(self.node, charged)
 
     def said(self) -> Tensor:
-        """What its spikes say, [batch, …]; a few samples at a time, so that all their steps stay in the cache."""
+        """What its spikes say, [batch, …]; a few samples at a time, so that their steps stay in the cache."""
         few = max(1, CACHED // max(self.activation[0].numel(), 1))
         parts = self.currents.split(few, dim=1)
         return torch.cat([said(self.fire, self.fire(self.node, part + self.shift)) for part in parts])

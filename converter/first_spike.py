@@ -10,8 +10,9 @@ continuous time nothing is rounded, and the network says what its ANN does.
 An image that is there as a constant is there at step 0, and with it all that the first layer will ever
 integrate: that layer fires at once, there is no window of the image, and S layers take S windows. Windows
 overlap where neurons have an `offset`: each layer begins so many steps after the one before, and compares
-with what has arrived (early firing). The whole network is then run in views, one after the other in the batch:
-what has been said of a window up to `offset` steps, and up to each step after that; the last is the answer.
+with what has arrived (early firing); a shorter branch waits so many steps for each layer it skips. The whole
+network is then run in views, one after the other in the batch: what has been said of a window in its first
+`offset` steps, and up to each step after that. The last view, all of the window, is what is answered.
 """
 
 from __future__ import annotations

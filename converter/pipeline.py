@@ -42,7 +42,7 @@ from converter.passes.spike import Spike
 from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
-DECIDED = 1000
+DECIDED = 10_000
 """On so many samples early answers are measured, at most."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples or steps done, of how many)."""
