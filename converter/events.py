@@ -3,7 +3,8 @@
 Convolutions and matrix products are run over the list of what arrives at them: each spike adds its value
 times the weight to every membrane it reaches, borders and strides as they are. What has no weights (pools,
 sums, layout) hands spikes on. So silence costs nothing, and what it touched is what `converter.operations`
-counts by fan-out: one accumulate for each arriving spike and weight that is not zero.
+counts by fan-out: one accumulate for each arriving spike and weight that is not zero. Where windows overlap
+spikes arrive in several views, each once; a mean of several spikes arrives anew in each that changes it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A spike at step k of its window carries θ₀·κ(k) of its layer's scale (`conv
 the sum of what came in, bias once; so the network is its ANN with `decode(encode(·))` for each activation,
 which is how it is run. `StepByStep` has the same spikes one step after the other, `converter.events` spike by
 spike. A max-pool over spikes passes on the earliest of its window, which carries the largest value. In
-continuous time nothing is rounded, and the network says what its ANN does.
+continuous time nothing is rounded, and as far as windows reach the network says what its ANN does.
 
 An image that is there as a constant is there at step 0, and with it all that the first layer will ever
 integrate: that layer fires at once, there is no window of the image, and S layers take S windows. Windows
