@@ -67,13 +67,15 @@ def words(model: Model) -> tuple[str, ...]:
     layers = f"{model.stages} layer{'s' * (model.stages > 1)} of neurons in a row"
     offset = model.code.offset if isinstance(model, FirstSpikeModel) else None
     if offset:
-        layers += f", each begins to fire {offset} step{'s' * (offset > 1)} after the one before"
         whole = "T" if model.encoding.constant else "2·T"
         after = f"{whole} + {(model.stages - 1) * offset}"
     else:
         after = f"{model.latency(1)}·T"
     said = [f"windows of T steps, {layers}: an answer after {after} steps, an image every T"]
-    if isinstance(model, FirstSpikeModel) and not offset:
+    if offset:
+        later = f"{offset} step{'s' * (offset > 1)} after the one before"
+        said.append(f"they overlap: each layer begins to fire {later}, on what has arrived by then")
+    elif isinstance(model, FirstSpikeModel):
         said.append(f"one layer after the other, no two at a time: after {model.latency_in_turn(1)}·T steps")
     if isinstance(model, FirstSpikeModel) and model.continuous:
         said.append("time is continuous, its unit a window: T = 1")

@@ -203,8 +203,8 @@ def test_time_and_cost_of_windows_that_overlap() -> None:
     model = branches(FirstSpike(offset=3))
     assert model.latency(8) == 3 * 3 + 8
     assert words(model) == (
-        "windows of T steps, 4 layers of neurons in a row, each begins to fire 3 steps after the one before: "
-        "an answer after T + 9 steps, an image every T",
+        "windows of T steps, 4 layers of neurons in a row: an answer after T + 9 steps, an image every T",
+        "they overlap: each layer begins to fire 3 steps after the one before, on what has arrived by then",
         "2 shorter branches wait in buffers, up to 6 steps: 192 values a step in all",
     )
     assert batch_that_fits(model.graph, 10**9, 8) == batch_that_fits(branches(FirstSpike()).graph, 10**9) // 6
