@@ -215,6 +215,11 @@ CODE = options(
         type=float,
         help="For window continuous: reach, in largest activations calibrated. [default: 1.5]",
     ),
+    click.option(
+        "--offset",
+        type=COUNT,
+        help="For code first-spike: steps from a layer's window to that of the next. [default: the window]",
+    ),
 )
 NETWORK = options(
     click.option(

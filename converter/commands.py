@@ -51,7 +51,7 @@ EMBEDDED = "digits"
 SEARCH = ("trials", "groups", "spike_weight", "jobs", "search")
 """The options of a search."""
 FIRST_SPIKE = "first-spike"
-OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack"}
+OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack", "offset": "offset"}
 """Options of the first-spike code, and the fields of its neuron that they set."""
 OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
 """Options of the rate code."""
@@ -202,7 +202,7 @@ def evaluate(given: Options) -> None:
         warnings += [warning] if warning else []
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
     refuse_early(timesteps, model.delay)
-    size = batch_that_fits(model.graph, given["batch_size"])
+    size = batch_that_fits(model.graph, given["batch_size"], max(timesteps))
     scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
     warnings += [scaled] if scaled else []
     given = {**given, "quiet": given["quiet"] or share.rank > 0}
@@ -278,7 +278,8 @@ def diagnose(given: Options) -> None:
     model = stored.model.to(target)
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, _ = measured_part(data, stored, given["samples"])
-    size, timesteps = batch_that_fits(model.graph, given["batch_size"]), given["timesteps"]
+    timesteps = given["timesteps"]
+    size = batch_that_fits(model.graph, given["batch_size"], timesteps)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "simulating", len(part) * timesteps)
         batches = (x.to(target) for x, _ in data.batches(part, size))

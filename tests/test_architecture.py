@@ -76,7 +76,7 @@ ALLOWED = {
     "converter.segments": {"converter.spike_bits", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
     "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
-    "converter.first_spike": {*SCHEDULES, "converter.kernels", *SPIKING, *LEAVES},
+    "converter.first_spike": {*SCHEDULES, "converter.kernels", "converter.unroll", *SPIKING, *LEAVES},
     "converter.decision": {"converter.report", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
