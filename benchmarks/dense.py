@@ -114,8 +114,6 @@ DENSE = {
         decoder="fastestdet",
         figure=0.338,
         named="mAP50",
-        # correctors simulate operators with the batch in front, and its channel shuffles move it
-        chain=("least-squares",),
         runs=(*RUNS, *SHORT),
     ),
     "yunet": Dense(
@@ -257,6 +255,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--every", type=int, default=1, help="measure every n-th image (default: all)")
     parser.add_argument("--spikes", help="one kind of spikes, instead of those of the table")
     parser.add_argument("-T", "--timesteps", nargs="+", type=int, help="with --spikes: the last is aimed at")
+    parser.add_argument("--each", action="store_true", help="aim at each of -T by a conversion of its own")
     parser.add_argument("--calibrator", nargs="+", help="instead of those of the network")
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--threads", type=int)
@@ -272,7 +271,10 @@ def main(arguments: Sequence[str]) -> int:
         print({name: round(value, 4) for name, value in found.items()})
         return 0
     chain = tuple(asked.calibrator or dense.chain)
-    wanted = [(asked.spikes, asked.timesteps)] if asked.spikes else [(s, [t]) for s, t in dense.runs]
+    wanted = [(s, [t]) for s, t in dense.runs]
+    if asked.spikes:
+        times: list[list[int]] = [[t] for t in asked.timesteps] if asked.each else [asked.timesteps]
+        wanted = [(asked.spikes, some) for some in times]
     runs: list[dict[str, Any]] = []
     for spikes, times in wanted:
         runs.append(measured(asked.network, dense, spikes, times, chain, asked.every))
