@@ -53,12 +53,11 @@ def _replaced(node: Node, source: Node, chain: list[Node]) -> Node:
     row = next(r for r in _rows(source) if _in_rows(numbers.flatten(), prod(r)))
     rows = (-1, prod(source.shape[1:]) // prod(row), *row)
     pick = _pick(numbers.flatten()[:: prod(row)] // prod(row), rows[1])
-    kept = (-1, *node.shape[1:])
+    kept = Reshape((-1, *node.shape[1:]))
     made = source
-    for op in (Reshape(rows), pick, Reshape(kept)):
-        if op is None or (isinstance(op, Reshape) and op.shape[1:] == made.shape[1:]):
-            continue
-        made = Node.of(op, made, name=f"{node.name}.{op.kind.lower()}")
+    for op in (kept,) if pick is None else (Reshape(rows), pick, kept):
+        if not isinstance(op, Reshape) or op.shape[1:] != made.shape[1:]:
+            made = Node.of(op, made, name=f"{node.name}.{op.kind.lower()}")
     return made if made is source else replace(made, name=node.name)
 
 
