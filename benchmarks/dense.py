@@ -271,10 +271,10 @@ def main(arguments: Sequence[str]) -> int:
         print({name: round(value, 4) for name, value in found.items()})
         return 0
     chain = tuple(asked.calibrator or dense.chain)
-    wanted = [(s, [t]) for s, t in dense.runs]
+    wanted: list[tuple[str, Sequence[int]]] = [(s, [t]) for s, t in dense.runs]
     if asked.spikes:
-        times: list[list[int]] = [[t] for t in asked.timesteps] if asked.each else [asked.timesteps]
-        wanted = [(asked.spikes, some) for some in times]
+        each = [[t] for t in asked.timesteps] if asked.each else [asked.timesteps]
+        wanted = [(asked.spikes, some) for some in each]
     runs: list[dict[str, Any]] = []
     for spikes, times in wanted:
         runs.append(measured(asked.network, dense, spikes, times, chain, asked.every))

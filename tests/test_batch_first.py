@@ -125,7 +125,9 @@ def moves(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[Op, ...]]:
 
 
 @given(moves())
-def test_any_way_there_and_back_is_the_same_to_the_last_bit(made: tuple[tuple[int, ...], tuple[Op, ...]]) -> None:
+def test_any_way_there_and_back_is_the_same_to_the_last_bit(
+    made: tuple[tuple[int, ...], tuple[Op, ...]],
+) -> None:
     shape, ops = made
     graph = network(*ops, shape=shape)
     changed = batch_first(graph).with_unique_names().verify()
