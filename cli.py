@@ -570,6 +570,13 @@ def train(**given: Any) -> None:
     metavar="T,…",
     help="Read out after these steps. [default: as converted]",
 )
+@click.option(
+    "--early-exit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MARGIN",
+    help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
+)
+@click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
 @GATES
 @MACHINE
 @SAYING

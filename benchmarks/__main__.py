@@ -11,6 +11,11 @@ BENCHMARKS = {
         "does every network mean what it means to onnxruntime, and what does reading it cost?",
     ),
     "accuracy": ("accuracy", "how accurate is a converted network after each number of time steps?"),
+    "latency": (
+        "latency",
+        "what does a step cost, beside an inference of the ANN and a peer's step?",
+    ),
+    "scaling": ("scaling", "how do time and memory grow with steps, samples and layers?"),
     "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),
     "training": ("training", "what does a network gain that was trained for its conversion?"),
     "first-spike": (

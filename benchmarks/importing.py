@@ -88,7 +88,7 @@ def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 class Reference:
     """onnxruntime on the same file, in float32; a file fixed at batch 1 is run sample by sample."""
 
-    def __init__(self, path: Path, cut: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, cut: Sequence[str] = (), *, threads: int = 1) -> None:
         proto = onnx.load(path, load_external_data=False)
         load_external_data_for_model(proto, str(path.parent))
         self.note = ""
@@ -97,7 +97,7 @@ class Reference:
         if cut:
             end_at(proto, cut)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         content: bytes | str = proto.SerializeToString() if self.note or cut else str(path)
         del proto

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_page, training
+from benchmarks import dense_page, latency, scaling, training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.first_spike import section as first_spike_section
 from benchmarks.plots import draw, worth
@@ -94,6 +94,19 @@ COST = """\
 What it costs to come within one point of the ANN: the first latency measured that does (else the longest),
 how much of the ANN's accuracy is missing there, spikes per neuron, and the energy of one sample's arithmetic
 (the ANN's: {ann:.3g} µJ):
+"""
+
+
+LATENCY = """## What a time step costs
+
+One step of the spiking network beside one inference of its ANN in onnxruntime and one step of SpikingJelly's
+conversion, in the same process and in turns. A ratio is the median of those within a round.
+"""
+
+SCALING = """## How cost grows
+
+Processor time of runs of a chain of convolutions and neurons, with a straight line fitted; and the memory
+that a run needs above what the process held before.
 """
 
 
@@ -275,6 +288,12 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
+    if (folder / "latency.json").is_file():
+        record = read_result("latency", folder)
+        parts += [LATENCY, origins([record]), latency.table(record["rows"])]
+    if (folder / "scaling.json").is_file():
+        record = read_result("scaling", folder)
+        parts += [SCALING, origins([record]), scaling.table(record)]
     if trained := training.results(folder):
         parts += [training.section(trained), origins(trained.values())]
     found = [path.stem.removeprefix("weights-") for path in folder.glob("weights-*.json")]

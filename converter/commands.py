@@ -13,8 +13,20 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from converter import artefact, config, exports, gates, oracle, pipeline, showing, targets, terminal
+from converter import (
+    artefact,
+    config,
+    distributed,
+    exports,
+    gates,
+    oracle,
+    pipeline,
+    showing,
+    targets,
+    terminal,
+)
 from converter import diagnose as diagnosing
+from converter import early_exit as exiting
 from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import UsageError
@@ -22,13 +34,14 @@ from converter.exporters._check import Order
 from converter.files import refuse_directory, refuse_file, sha256
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import batch_that_fits, measure
+from converter.metrics import Labelled, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
-from converter.rate import refuse_early
+from converter.rate import RateModel, refuse_early
 from converter.registry import Registry
 from converter.report import Report
+from converter.schedules import Model
 from converter.sources.images import LABELS
 from converter.tasks import pictures
 from converter.tasks.judge import Judge
@@ -176,11 +189,14 @@ def evaluate(given: Options) -> None:
     """Measure an artefact on data and print the curve and what it costs."""
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
+    share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
     model = stored.model.to(target)
     asked = showing.question(given, stored.report.get("task"))
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing), dense=asked is not None)
     part, said = measured_part(data, stored, given["samples"])
     judge, warnings = Judge(asked) if asked else None, list[str]()
+    if judge and share.count > 1:
+        raise UsageError("a task is measured by one process", hint="leave --distributed out")
     if judge:
         part, warning = judge.measurable(data, part)
         warnings += [warning] if warning else []
@@ -189,21 +205,45 @@ def evaluate(given: Options) -> None:
     size = batch_that_fits(model.graph, given["batch_size"])
     scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
     warnings += [scaled] if scaled else []
+    given = {**given, "quiet": given["quiet"] or share.rank > 0}
     for warning in warnings:
         warn(given, warning)
+    ann = stored.ann.to(target)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
-        told = counter(progress, "measuring", len(part) * max(timesteps))
-        pairs = ((x.to(target), y if y is None else y.to(target)) for x, y in data.batches(part, size))
-        measured = measure(model, stored.ann.to(target), pairs, timesteps, told, witness=judge)
+        told = counter(progress, "measuring", len(part) * max(timesteps) // share.count)
+        own = [part[i : i + size] for i in share.mine(range(0, len(part), size))]
+        each = (pair for samples in own for pair in data.batches(samples, size))
+        measured = measure(model, ann, pipeline.on(each, target), timesteps, told, share=share, witness=judge)
+    distributed.leave()
+    if share.rank:
+        return
+    exits = early_exit(given, model, ann, data.batches(part, size), max(timesteps))
     task = judge.task() if judge else None
     if given["as_json"]:
         facts = {"source": data.name, "sha256": data.sha256, "measurement": said}
         about = {"artefact": str(given["artefact"]), "data": facts, "warnings": warnings}
-        told_task = {"task": asdict(task)} if task else {}
-        print(terminal.document({**asdict(measured), **told_task, **about, "versions": pipeline.versions()}))
+        about |= {"early_exit": asdict(exits)} if exits else {}
+        about |= {"task": asdict(task)} if task else {}
+        print(terminal.document({**asdict(measured), **about, "versions": pipeline.versions()}))
     else:
         show(*terminal.evaluation(measured, said, task, every=given["verbose"]))
+        if exits:
+            show(terminal.exits(exits))
     gates.hold(measured, task, given["max_drop"], given["gate"])
+
+
+def early_exit(
+    given: Options, model: Model, ann: Graph, batches: Labelled, cap: int
+) -> exiting.EarlyExit | None:
+    """What `--early-exit` asks for: samples answered as soon as they are decided."""
+    if given["early_exit"] is None:
+        return None
+    if not isinstance(model, RateModel):
+        raise UsageError(
+            "the schedule pipelined answers at the end of a window", hint="leave --early-exit out"
+        )
+    pairs = pipeline.on(batches, next(model.buffers()).device)
+    return exiting.measure(model, ann, pairs, cap, given["early_exit"])
 
 
 def measured_part(data: Source, stored: artefact.Artefact, samples: int | None) -> tuple[Sequence[int], str]:

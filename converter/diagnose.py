@@ -144,7 +144,7 @@ class Record:
 
     def __call__(self, node: Node, value: Tensor) -> None:
         if node in self.currents or node in self.voices:
-            self.sums[node] = self.sums[node] + value if node in self.sums else value
+            self.sums[node] = self.sums[node] + value if node in self.sums else value.clone()
         if node in self.voices:
             self.fired[node] = self.fired[node] | (value != 0) if node in self.fired else value != 0
 

@@ -49,6 +49,27 @@ class Sums:
         if self.probabilities:
             self.divergence += float(sum(_shares(p, q).sum() for p, q in ((ann, snn), (1 - ann, 1 - snn))))
 
+    def absorb(self, other: Sums) -> None:
+        """Add the sums of other samples."""
+        if other.origin is None:
+            return
+        if self.origin is None:
+            self.origin = other.origin
+        apart, count = other.origin - self.origin, other.values
+        a, b, aa, bb, ab = other.moments
+        moved = (
+            *(total + count * apart for total in (a, b)),
+            *(square + 2 * apart * total + count * apart**2 for square, total in ((aa, a), (bb, b))),
+            ab + apart * (a + b) + count * apart**2,
+        )
+        self.moments = [old + new for old, new in zip(self.moments, moved, strict=True)]
+        self.samples += other.samples
+        self.values += count
+        self.error += other.error
+        self.difference += other.difference
+        self.divergence += other.divergence
+        self.probabilities &= other.probabilities
+
     def correlation(self) -> float | None:
         """Pearson's; None where one of the two is the same everywhere."""
         a, b, aa, bb, ab = (moment / max(self.values, 1) for moment in self.moments)
@@ -80,6 +101,12 @@ class Fidelity:
         """The outputs of one batch after `time` steps, and the ANN's."""
         for sums, one, other in zip(self.sums[time], said, target, strict=True):
             sums.add(one, other)
+
+    def absorb(self, other: Fidelity) -> None:
+        """Add what was seen of other samples at the same times."""
+        for time, each in self.sums.items():
+            for sums, more in zip(each, other.sums[time], strict=True):
+                sums.absorb(more)
 
     def outputs(self, names: Sequence[str], shapes: Sequence[str]) -> tuple[Output, ...]:
         """What was seen of each output, by its name and the shape of a sample."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from converter.distributed import ALONE, Share
 from converter.divergence import divergence
 from converter.errors import DataError
 from converter.fidelity import Fidelity
@@ -19,6 +21,7 @@ from converter.operations import fan_out_of, macs_of, microjoules, summary
 from converter.ops import Conv, ConvTranspose, Linear
 from converter.report import Layer, Output, Point
 from converter.schedules import Model
+from converter.watch import COUNTABLE, Watch, operations_of
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 Progress = Callable[[int], None]
@@ -132,49 +135,41 @@ class Answers:
         )
 
 
-@dataclass
-class Watch:
-    """Listens to a simulation of one batch: each neuron's spikes, each synapse's input events."""
+@dataclass(frozen=True)
+class Tally:
+    """What some samples counted: of the layers in order, of the read-outs by step."""
 
-    sources: frozenset[Node]
-    voices: Mapping[Node, Node]
-    """Where a layer's spikes are heard -> its neuron."""
-    sums: dict[Node, Tensor] = field(default_factory=dict)
-    fired: dict[Node, Tensor] = field(default_factory=dict)
-    events: dict[Node, Tensor] = field(default_factory=dict)
-    total: Tensor | float = 0.0
-    active: Tensor | float = 0.0
-    """How often a neuron was not silent in a step."""
-    accumulates: Tensor | float = 0.0
-    """What all spikes would cost if each reached one weight."""
+    samples: int
+    labelled: bool
+    ann_right: float
+    active: float
+    layers: tuple[LayerSums, ...]
+    answers: dict[int, Answers]
+    fidelity: Fidelity
 
-    def __call__(self, node: Node, value: Tensor) -> None:
-        if node in self.voices:
-            neuron = self.voices[node]
-            assert isinstance(neuron.op, Neuron)
-            spikes = neuron.op.count(value)
-            count = spikes.sum(dtype=torch.float64)
-            self.sums[neuron] = self.sums[neuron] + value if neuron in self.sums else value
-            self.fired[neuron] = self.fired[neuron] + spikes if neuron in self.fired else spikes
-            self.total = self.total + count
-            self.active = self.active + (value != 0).sum(dtype=torch.float64)
-            self.accumulates = self.accumulates + neuron.op.bits * count
-        elif node in self.sources:
-            events = (value != 0).to(value.dtype)
-            self.events[node] = self.events[node] + events if node in self.events else events
 
-    def cost(self, source: Node) -> Tensor:
-        """The accumulates that each value of `source` has cost so far at every weight it reaches.
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """All of them together, added up in order."""
+    first, *others = tallies
+    for each in others:
+        for mine, other in zip(first.layers, each.layers, strict=True):
+            add_fields(mine, other)
+        for time, answer in first.answers.items():
+            add_fields(answer, each.answers[time])
+        first.fidelity.absorb(each.fidelity)
+    return replace(
+        first,
+        samples=sum(t.samples for t in tallies),
+        labelled=all(t.labelled for t in tallies),
+        ann_right=sum(t.ann_right for t in tallies),
+        active=sum(t.active for t in tallies),
+    )
 
-        Where spikes were pooled or added on their way, each that is left costs what a spike of the network
-        costs on average.
-        """
-        if source in self.voices:
-            neuron = self.voices[source]
-            assert isinstance(neuron.op, Neuron)
-            return neuron.op.bits * self.fired[neuron]
-        mean = float(self.accumulates) / max(float(self.active), 1.0) or 1.0
-        return mean * self.events[source]
+
+def add_fields(sums: LayerSums | Answers, other: LayerSums | Answers) -> None:
+    """Add every sum of `other`."""
+    for each in fields(sums):
+        setattr(sums, each.name, getattr(sums, each.name) + getattr(other, each.name))
 
 
 @torch.inference_mode()
@@ -185,6 +180,7 @@ def measure(
     timesteps: Sequence[int],
     progress: Progress = lambda done: None,
     spiking: Graph | None = None,
+    share: Share = ALONE,
     witness: Witness | None = None,
 ) -> Measurement:
     """Run `model` and `ann` over `batches` of (inputs, labels or None), reading out at each of `timesteps`.
@@ -192,51 +188,62 @@ def measure(
     `spiking` is the graph of `model` before any calibrator: spikes are held against their neuron's activation
     there, by name, since a correction may have changed the weights of `model`. None: it is `ann` itself.
     Layers and operations are counted over the whole of the longest run. `progress` is told samples times
-    steps as they are done, `timesteps[-1]` for each sample. `witness` sees every answer. Raises `DataError`
-    when there are
-    no samples or a label is not one of the network's classes.
+    steps as they are done, `timesteps[-1]` for each sample. `batches` are those of this process's `share`;
+    what all processes have counted is put together in the order of the batches, so it is the same to the last
+    digit for any number of them. `witness` sees every answer, and needs one process. Raises `DataError` when
+    there are no samples or a label is not one of the network's classes.
     """
     spiking = spiking or ann
     steps = sorted(set(timesteps))
     last = steps[-1]
-    layers = {node: LayerSums() for node in model.neurons}
-    answers = {t: Answers() for t in steps}
     synapses = tuple(n for n in model.plan.step if isinstance(n.op, Conv | ConvTranspose | Linear))
     fan_out = {node: fan_out_of(node) for node in synapses}
     sources = frozenset(n.inputs[0] for n in synapses)
     voices = voices_of(model.graph)
-    fidelity = Fidelity(steps, len(model.graph.outputs))
-    active = samples = ann_right = 0.0
-    labelled = True
-    for inputs, labels in batches:
-        count = len(inputs)
-        target = ann.run(inputs)
+    listener = partial(Watch, sources, voices, last <= COUNTABLE)
+
+    def tally(first: int, inputs: Tensor, labels: Tensor | None) -> Tally:
+        count, sums, answers = (
+            len(inputs),
+            [LayerSums() for _ in model.neurons],
+            {t: Answers() for t in steps},
+        )
+        fidelity, target = Fidelity(steps, len(model.graph.outputs)), ann.run(inputs)
         choice = target[0].argmax(1)
         if labels is not None:
             check_labels(labels, target[0].shape[1])
         if witness is not None:
-            witness.ann(int(samples), target)
+            witness.ann(first, target)
         activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
-        done, watch = 0, Watch(sources, voices)
-        for time, readout, watch in model.answers(inputs, steps, lambda: Watch(sources, voices)):
-            if time in answers:
-                reached = operations_of(watch, fan_out)
-                add_answers(answers[time], readout, target, labels, float(watch.total), reached)
-                fidelity.add(time, readout, target)
-                if witness is not None:
-                    witness.answer(time, int(samples), readout)
+        done, watch = 0, listener()
+        for time, readout, watch in model.answers(inputs, steps, listener):
+            totals = watch.follow()
+            reached = operations_of(watch, totals, fan_out)
+            add_answers(answers[time], readout, target, labels, totals.spikes, reached)
+            fidelity.add(time, readout, target)
+            if witness is not None:
+                witness.answer(time, first, readout)
             progress(count * (time - done))
             done = time
-        for node, sums in layers.items():
+        for node, layer in zip(model.neurons, sums, strict=True):
             neuron = node.op
             assert isinstance(neuron, Neuron)
-            sums.add(neuron, activations[node.name], model.mean(watch.sums[node], last), watch.fired[node])
-        active += float(watch.active)
-        labelled = labelled and labels is not None
-        ann_right += count_right(choice, labels) if labels is not None else 0.0
-        samples += count
-    if not samples:
+            layer.add(neuron, activations[node.name], model.mean(watch.sums[node], last), watch.fired(node))
+        right = count_right(choice, labels) if labels is not None else 0.0
+        return Tally(count, labels is not None, right, watch.follow().active, tuple(sums), answers, fidelity)
+
+    each, done = list[Tally](), 0
+    for batch in batches:
+        tallies = []
+        for inputs, labels in tiled(model, [batch]):
+            tallies.append(tally(done, inputs, labels))
+            done += len(inputs)
+        each.append(merged(tallies))
+    if not (every := share.together(each)):
         raise DataError("there are no samples to measure on")
+    total = merged(every)
+    samples, answers, labelled = total.samples, total.answers, total.labelled
+    layers = dict(zip(model.neurons, total.layers, strict=True))
     neurons = sum(size_of(n.shape) for n in layers)
     macs = macs_of(model.plan.static)
     ranks = scores_classes([o.shape for o in ann.outputs]) if witness is None else witness.ranks
@@ -246,15 +253,16 @@ def measure(
     operations = answers[last].operations / samples
     return Measurement(
         samples=int(samples),
-        ann_accuracy=ann_right / samples if labelled else None,
+        ann_accuracy=total.ann_right / samples if labelled else None,
         curve=curve,
         layers=tuple(layers[node].layer(node, voice, last) for voice, node in voices.items()),
-        outputs=fidelity.outputs(
+        outputs=total.fidelity.outputs(
             [o.name for o in ann.outputs], ["x".join(map(str, sample_shape(o.shape))) for o in ann.outputs]
         ),
         metrics=summary(
-            model, spiking, curve[-1].spikes_per_neuron, active / samples / neurons, operations, last
-        ),
+            model, spiking, curve[-1].spikes_per_neuron, total.active / samples / neurons, operations, last
+        )
+        | {"execution": model.execution(max(t.samples for t in every))},
     )
 
 
@@ -262,6 +270,13 @@ def scores_classes(outputs: Sequence[Shape]) -> bool:
     """Whether the first output may score classes along axis 1: several; not places, one output among more."""
     first, *others = outputs
     return len(first) > 1 and first[1] > 1 and (len(first) == 2 or not others)
+
+
+def tiled(model: Model, batches: Labelled) -> Labelled:
+    """The batches in the portions that `model` runs fastest."""
+    for inputs, labels in batches:
+        for tile in model.tiles(len(inputs)):
+            yield inputs[tile], labels if labels is None else labels[tile]
 
 
 def add_answers(
@@ -282,14 +297,6 @@ def add_answers(
     sums.divergence += float(divergence(readout[0], target[0]).sum())
     sums.spikes += spikes
     sums.operations += operations
-
-
-def operations_of(watch: Watch, fan_out: Mapping[Node, Tensor]) -> float:
-    """The accumulates that the spikes of the batch have cost so far; `fan_out` of each synapse's inputs."""
-    return sum(
-        float((watch.cost(synapse.inputs[0]) * reached).sum(dtype=torch.float64))
-        for synapse, reached in fan_out.items()
-    )
 
 
 def count_right(choice: Tensor, labels: Tensor) -> float:

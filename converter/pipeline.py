@@ -227,7 +227,7 @@ def convert(
         progress("measuring", done, total)
 
     pairs = on(data.batches(measured_on, size), device)
-    measured = measure(model, ann, pairs, settings.timesteps, told, spiking, judge)
+    measured = measure(model, ann, pairs, settings.timesteps, told, spiking, witness=judge)
     clock.lap("measurement")
     decided: tuple[Decision, ...] = ()
     if isinstance(model, FirstSpikeModel):

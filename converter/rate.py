@@ -1,17 +1,6 @@
 """RateModel: a graph with neurons, run through time as a PyTorch module.
 
-A value is the mean of its spikes over the steps so far. Every node plays one of five parts:
-
-    static      depends on the constant input alone: computed once for an image (with direct current)
-    synapse     linear, so it acts on the spikes of each step
-    stateful    a neuron, which integrates and fires, or what mends a current or spikes over time
-    cumulative  not linear: y_t = Y_t − Y_{t−1} with Y_t = t·f(S_t / t), S_t the sum of its inputs so far, so
-                the mean of y is f of the mean at every t; for a max-pool (homogeneous) Y_t = f(S_t), and no
-                spike is lost or invented (algorithm: telescoping; LIPooling of Li & Zeng, IJCAI 2022,
-                is the case of windows that do not overlap)
-    head        neither linear nor homogeneous and after the last neuron (Softmax), and all that follows it:
-                applied to the mean over time, once for each read-out
-
+A value is the mean of its spikes over the steps so far. Which part a node plays is said by `converter.plan`.
 State is explicit and memory does not grow with the number of steps.
 """
 
@@ -19,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import ClassVar, TypeVar
@@ -30,60 +19,15 @@ from torch import Tensor, nn
 from converter.cumulative import telescope, telescope_mean
 from converter.encodings import Encoding
 from converter.encodings.current import Current
+from converter.engine import Frame, Function, Program, Tiling, compiled, function_of, tiling_for
 from converter.errors import ConversionError, Refusal, UsageError
 from converter.graph import Graph, Input, Listener, Node
 from converter.neurons import Neuron
+from converter.plan import Plan as Plan
 from converter.stateful import Stateful
 
 Values = dict[Node, Tensor]
 Readout = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which node plays which part; every list in topological order. `frontier` feeds the read-out."""
-
-    static: tuple[Node, ...]
-    step: tuple[Node, ...]
-    cumulative: frozenset[Node]
-    head: tuple[Node, ...]
-    frontier: tuple[Node, ...]
-    last_read: dict[Node, tuple[Node, ...]]
-    """After a node of `step` has run, the values that nothing reads any more."""
-
-    @staticmethod
-    def of(graph: Graph, *, constant_input: bool = True) -> Plan:
-        """The parts the nodes of `graph` play; `constant_input` says that each step sees the same image."""
-        users = graph.users()
-        before: set[Node] = set()  # a neuron follows
-        for node in reversed(graph.order):
-            if any(u in before or isinstance(u.op, Stateful) for u in users[node]):
-                before.add(node)
-        static: dict[Node, None] = {}
-        step: dict[Node, None] = {}
-        head: dict[Node, None] = {}
-        for node in graph.order:
-            given = isinstance(node.op, Input)
-            if (given and constant_input) or (
-                not given and not isinstance(node.op, Stateful) and all(i in static for i in node.inputs)
-            ):
-                static[node] = None
-            elif (
-                isinstance(node.op, Stateful)
-                or node in before
-                or given
-                or ((node.op.linear or node.op.homogeneous) and not any(i in head for i in node.inputs))
-            ):
-                step[node] = None
-            else:
-                head[node] = None
-        read = dict.fromkeys([i for node in head for i in node.inputs if i not in head])
-        read |= dict.fromkeys(o for o in graph.outputs if o not in head)
-        told = (isinstance(n.op, Stateful | Input) or n.op.linear for n in step)
-        cumulative = frozenset(n for n, plain in zip(step, told, strict=True) if not plain)
-        last = {source: node for node in step for source in node.inputs if source not in read}
-        last_read = {n: tuple(s for s, reader in last.items() if reader is n) for n in step}
-        return Plan(tuple(static), tuple(step), cumulative, tuple(head), tuple(read), last_read)
 
 
 @dataclass(frozen=True)
@@ -145,14 +89,16 @@ class SpikingModel(nn.Module):
         """What a neuron says, of the sum of what was heard of it over a run of `timesteps` steps."""
         return total / timesteps
 
-    def currents(self, x: Tensor | tuple[Tensor, ...]) -> Values:
+    def currents(
+        self, x: Tensor | tuple[Tensor, ...], functions: Mapping[Node, Function] | None = None
+    ) -> Values:
         """What the input alone determines, for `x` [batch, …]: the static values that the steps read."""
         given = x if isinstance(x, tuple) else (x,)
         self.graph.check(given)
         have = dict(zip(self.graph.inputs, given, strict=True))
         for node in self.plan.static:
             if node not in have:
-                have[node] = node.op(*(have[i] for i in node.inputs))
+                have[node] = (functions or {}).get(node, node.op)(*(have[i] for i in node.inputs))
         wanted = {i for node in self.plan.step for i in node.inputs} | {*self.plan.frontier, *self.plan.step}
         return {node: value for node, value in have.items() if node in wanted}
 
@@ -190,11 +136,21 @@ class SpikingModel(nn.Module):
         while True:
             yield tuple(self.encoding.encode(image, generator) for image in images)
 
-    def each_step(self, x: Tensor | tuple[Tensor, ...]) -> Iterator[Values]:
+    def tiles(self, batch: int) -> list[slice]:
+        """The portions of a batch of this size that are best run one after the other."""
+        return [slice(0, batch)]
+
+    def execution(self, batch: int) -> str:
+        """How batches of this size are run, in words."""
+        return f"operator by operator, {batch} samples at a time"
+
+    def each_step(
+        self, x: Tensor | tuple[Tensor, ...], functions: Mapping[Node, Function] | None = None
+    ) -> Iterator[Values]:
         """`currents` of the inputs of each step, without end; computed once where they are all the same."""
         if self.encoding.constant:
-            return repeat(self.currents(x))
-        return map(self.currents, self.encoded(x))
+            return repeat(self.currents(x, functions))
+        return (self.currents(now, functions) for now in self.encoded(x))
 
 
 L = TypeVar("L", bound=Listener)
@@ -208,17 +164,33 @@ class RateModel(SpikingModel):
 
     The first `delay` steps, while the spikes of the first layers are still on their way, are run and not
     counted: the read-out is the mean over the steps after them (during them, that of the step alone).
+
+    A run is executed by `converter.engine`, in the layouts and by the routines that are fastest here. They
+    add up in another order than the ops called by themselves, as `step` and an emitted model call them, so a
+    membrane within rounding of its threshold may fall either way. A `plain` model's runs call the ops.
     """
 
     schedule: ClassVar[str] = "stream"
 
     def __init__(
-        self, graph: Graph, encoding: Encoding | None = None, *, seed: int = 0, delay: int = 0
+        self,
+        graph: Graph,
+        encoding: Encoding | None = None,
+        *,
+        seed: int = 0,
+        delay: int = 0,
+        plain: bool = False,
     ) -> None:
+        self.plain = plain
         super().__init__(graph, encoding, seed=seed)
         if delay < 0:
             raise UsageError(f"the delay of the read-out is {delay} steps; it is 0 or more")
         self.delay = delay
+
+    def _bind(self, graph: Graph) -> None:
+        super()._bind(graph)
+        self.functions = {n: n.op if self.plain else function_of(n.op) for n in self.graph}
+        self.program: Program = compiled(self.graph, self.plan, self.functions)
 
     def step(
         self, x: Tensor | tuple[Tensor, ...], state: State | None = None, listen: Listener | None = None
@@ -243,24 +215,76 @@ class RateModel(SpikingModel):
             have[node] = node.op(*(have[i] for i in node.inputs))
         return tuple(have[o] for o in self.graph.outputs)
 
-    def iterate(self, x: Tensor | tuple[Tensor, ...], listen: Listener | None = None) -> Iterator[Readout]:
-        """The read-out after each step, without end. Draws of the encoding start from `seed` each time."""
-        state = State()
-        for currents in self.each_step(x):
-            readout, state = self.advance(currents, state, listen)
-            yield readout
+    def tiling(self, batch: int) -> Tiling:
+        """How many samples and steps of a batch of this size are run at once."""
+        return Tiling(batch, 1) if self.plain else tiling_for(self.graph, batch, chunks=self.program.chunks)
+
+    def tiles(self, batch: int) -> list[slice]:
+        """The portions of a batch that stay in the caches; all of it where samples share draws of chance."""
+        if self.plain or not (self.program.chunks and self.encoding.constant):
+            return [slice(0, batch)]
+        return list(self.tiling(batch).tiles(batch))
+
+    def execution(self, batch: int) -> str:
+        """How batches of this size are run, in words."""
+        most = max(tile.stop - tile.start for tile in self.tiles(batch))
+        return f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
+
+    def begin(self, x: Tensor | tuple[Tensor, ...]) -> tuple[Frame, Iterator[Values]]:
+        """The memory of a run of `x` before its first step, and what the input determines at later ones."""
+        given = x if isinstance(x, tuple) else (x,)
+        inputs = self.each_step(given if self.plain else tuple(map(laid_out, given)), self.functions)
+        return Frame(next(inputs), len(given[0])), inputs
+
+    def run(
+        self,
+        x: Tensor | tuple[Tensor, ...],
+        timesteps: Sequence[int],
+        listen: Listener | None = None,
+        tiling: Tiling | None = None,
+    ) -> Iterator[tuple[int, Readout]]:
+        """(t, read-out) after each of the steps `timesteps`, ascending: one run for all, without gradients.
+
+        What `listen` has heard up to there are all steps up to t. Draws of the encoding start from `seed`.
+        """
+        with torch.no_grad():
+            frame, inputs = self.begin(x)
+            at_once = tiling or self.tiling(frame.samples)
+            sums: list[Tensor] = []
+            wanted, last = frozenset(timesteps), max(timesteps)
+            ends = sorted(wanted) if listen is not None else [last]
+            while frame.time < last:
+                start = frame.time
+                steps = min(at_once.steps, next(t for t in ends if t > start) - start)
+                if self.program.inputs:
+                    chunk = [frame.static if start + k == 0 else next(inputs) for k in range(steps)]
+                    frame.static = chunk[0]
+                    frame.values = {n: torch.cat([c[n] for c in chunk]) for n in self.program.inputs}
+                for time, values in enumerate(self.program.advance(frame, steps, listen), start + 1):
+                    sums, counted = self.summed(sums, values, time)
+                    if time in wanted:
+                        yield time, self.read(sums, counted)
+
+    def summed(self, sums: list[Tensor], values: Sequence[Tensor], time: int) -> tuple[list[Tensor], int]:
+        """`sums` with what step `time` adds to the read-out, and how many steps count in it."""
+        counted = max(time - self.delay, 1)
+        if counted == 1:
+            return [value.clone() for value in values], counted
+        for total, value in zip(sums, values, strict=True):
+            total.add_(value)
+        return sums, counted
 
     def answers(
         self, x: Tensor | tuple[Tensor, ...], timesteps: Sequence[int], listener: Callable[[], L]
     ) -> Iterator[tuple[int, Readout, L]]:
-        """(t, read-out, listener) for the steps `timesteps`, and those between, in order: one run for all.
+        """(t, read-out, listener) for the steps `timesteps`, in order: one run for all.
 
-        The listener, made once, has heard every value up to there. Raises `UsageError` for a step within
-        the delay.
+        The listener, made once, has heard every value up to there; a value is only there while it is heard.
+        Raises `UsageError` for a step within the delay.
         """
         refuse_early(timesteps, self.delay)
         listen = listener()
-        for time, readout in zip(range(1, max(timesteps) + 1), self.iterate(x, listen), strict=False):
+        for time, readout in self.run(x, timesteps, listen):
             yield time, readout, listen
 
     def latency(self, timesteps: int) -> int:
@@ -274,15 +298,28 @@ class RateModel(SpikingModel):
         at: Sequence[int] | None = None,
         listen: Listener | None = None,
     ) -> Tensor | Readout:
-        """The read-out after every step of `timesteps` (or after the steps `at` only): [steps, batch, …]."""
+        """The read-out after every step of `timesteps` (or after the steps `at` only): [steps, batch, …].
+
+        Samples are run a tile at a time where nobody listens.
+        """
         if timesteps < 1:
             raise UsageError(f"timesteps is {timesteps}; a simulation takes at least 1")
-        steps = zip(range(1, timesteps + 1), self.iterate(x, listen), strict=False)
-        kept = [readout for t, readout in steps if at is None or t in at]
-        if not kept:
+        wanted = [t for t in range(1, timesteps + 1) if at is None or t in at]
+        if not wanted:
             raise UsageError(f"none of the steps {list(at or ())} is among the {timesteps} of the simulation")
-        stacked = tuple(torch.stack(each) for each in zip(*kept, strict=True))
+        given = x if isinstance(x, tuple) else (x,)
+        batch = len(given[0])
+        found = []
+        for part in self.tiles(batch) if listen is None else [slice(0, batch)]:
+            kept = [readout for _, readout in self.run(tuple(g[part] for g in given), wanted, listen)]
+            found.append([torch.stack(each) for each in zip(*kept, strict=True)])
+        stacked = tuple(torch.cat(each, 1) if len(each) > 1 else each[0] for each in zip(*found, strict=True))
         return stacked[0] if len(stacked) == 1 else stacked
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """An image batch in channels_last, in which convolutions are fastest; what is no image as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 class Parameters(nn.Module):

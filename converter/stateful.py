@@ -6,16 +6,36 @@ mends spikes or currents over time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from converter.graph import Op
 
 State = tuple[Tensor, ...]
 Kernel = Callable[..., tuple[State, Tensor]]
+Steps = Sequence[Tensor]
+"""A tensor for each of some steps."""
+InPlace = Callable[..., None]
+"""(state, inputs, outputs, *arguments): a kernel over steps that writes each new state over the old one.
+
+`outputs` may be the very memory of `inputs`: a step's input is read before its output is written.
+"""
+IN_PLACE: dict[Kernel, InPlace] = {}
+"""The in-place form of a kernel: the same bits without new memory."""
+
+
+def in_place_of(kernel: Kernel) -> Callable[[InPlace], InPlace]:
+    """Register the decorated function as the in-place form of `kernel`."""
+
+    def register(function: InPlace) -> InPlace:
+        IN_PLACE[kernel] = function
+        return function
+
+    return register
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +62,24 @@ class Stateful(Op):
     def step(self, state: State, value: Tensor) -> tuple[State, Tensor]:
         """One time step: (state, input [batch, …]) -> (state, output [batch, …])."""
         return self.kernel(state, value, *(getattr(self, name) for name in self.arguments))
+
+    def begin(self, like: Tensor) -> State:
+        """The state before the first step of a run whose input looks `like` this, owned by the run."""
+        state = self.init()
+        return tuple(torch.empty_like(like).copy_(s) for s in state) if self.kernel in IN_PLACE else state
+
+    def fire(self, state: State, values: Steps, out: Steps) -> State:
+        """Some steps at once: inputs and room for the outputs, a tensor each step, and `state` is used up.
+
+        The room may be the inputs' own memory.
+        """
+        if (write := IN_PLACE.get(self.kernel)) is not None:
+            write(state, values, out, *(getattr(self, name) for name in self.arguments))
+            return state
+        for value, place in zip(values, out, strict=True):
+            state, emitted = self.step(state, value)
+            place.copy_(emitted)
+        return state
 
     def scan(self, state: State, values: Tensor) -> tuple[State, Tensor]:
         """Several steps at once: inputs [steps, batch, …] -> (state, outputs [steps, batch, …])."""

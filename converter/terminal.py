@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from converter.diagnose import Diagnosis
+from converter.early_exit import EarlyExit
 from converter.exporters import _words as words
 from converter.inspection import ROLES, Inspection
 from converter.metrics import Measurement
@@ -190,6 +191,15 @@ def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *
         escape(f"measured on {samples}"),
         escape(measured.metrics["energy"]["assumption"]),
     ]
+
+
+def exits(found: EarlyExit) -> str:
+    """What early exit did, in a line."""
+    share, what = (found.agreement, "agreement") if found.accuracy is None else (found.accuracy, "accuracy")
+    return (
+        f"early exit at margin {found.margin:g}, T = {found.cap} at most: "
+        f"{what} {words.percent(share)}, mean T {found.mean_timesteps:.2f}"
+    )
 
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import _common, imports, zoo
+from benchmarks import _common, imports, latency, scaling, zoo
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks._common import RESULTS, markdown, read_result, write_result
 from benchmarks.accuracy import ann_accuracy, calibrator
@@ -25,6 +25,7 @@ from calibrators.percentile import Percentile
 from converter.errors import ModelError
 from converter.graph import Graph
 from converter.ops import Linear
+from converter.rate import RateModel
 
 # Fixed at batch 1, also inside the Reshape. The weights of the Gemm are added by `small`.
 SMALL = """
@@ -277,3 +278,26 @@ def test_the_ann_is_as_accurate_as_its_makers_say(name: str, shared: Path) -> No
     accuracy = ann_accuracy(preset)
     assert preset.figure is not None
     assert abs(accuracy - preset.figure) <= 0.5 * 10**-preset.decimals + 1e-9, f"{accuracy} %"
+
+
+def test_costs_are_medians_and_ratios_are_taken_within_a_round() -> None:
+    """Three rounds of 10 images: the machine was slow in the second one, for both."""
+    found = {
+        latency.ANN: [(1.0, 1.0), (4.0, 2.0), (1.0, 1.0)],
+        latency.OURS: [(2.0, 1.5), (8.0, 3.0), (3.0, 1.0)],
+    }
+    costs = latency.summarised(found, 10)
+    assert costs[latency.OURS] == {"median": 3e5, "smallest": 2e5, "ratio": 2.0, "cpu": 1.5}
+    assert costs[latency.ANN]["ratio"] == 1.0
+
+
+def test_a_straight_line_explains_what_is_straight() -> None:
+    assert scaling.line([1, 2, 3], [3, 5, 7]) == pytest.approx({"slope": 2, "offset": 1, "r2": 1})
+    assert scaling.line([1, 2, 3], [1, 3, 1])["r2"] == pytest.approx(0)
+
+
+def test_the_chain_that_is_scaled_fires_in_every_layer() -> None:
+    fired = {}
+    model = RateModel(scaling.chain(4))
+    model(torch.rand(2, 16, 16, 16), 16, listen=lambda n, v: fired.update({n.name: int((v != 0).sum())}))
+    assert all(fired[f"r{layer}"] > 0 for layer in range(4))

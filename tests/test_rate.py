@@ -76,7 +76,7 @@ def test_the_read_out_approaches_the_ann(graph: Graph) -> None:
 
 
 def test_one_run_is_the_whole_curve(graph: Graph) -> None:
-    model, x = RateModel(graph), images(2)
+    model, x = RateModel(graph, plain=True), images(2)
     curve = model(x, 7)
     state: State | None = None
     for readout in curve:
@@ -95,7 +95,9 @@ def test_samples_do_not_see_each_other_and_nothing_is_left_over(graph: Graph) ->
 
 def test_spikes_are_binary_and_pooled_spikes_too(graph: Graph) -> None:
     heard: dict[str, list[Tensor]] = {}
-    RateModel(graph)(images(), 32, listen=lambda node, value: heard.setdefault(node.name, []).append(value))
+    RateModel(graph)(
+        images(), 32, listen=lambda node, value: heard.setdefault(node.name, []).append(value.clone())
+    )
     threshold = graph["r0"].op.tensors()["threshold"]
     for name in ("r0", "p0"):
         spikes = torch.stack(heard[name]) / threshold
@@ -267,7 +269,7 @@ def test_a_delayed_read_out_is_the_mean_of_the_steps_after_the_delay(graph: Grap
     x = images(2)
     bare = Graph(graph.inputs, (graph["l"],))
     heard: list[Tensor] = []
-    RateModel(bare)(x, 7, listen=lambda n, v: heard.append(v) if n.name == "l" else None)
+    RateModel(bare)(x, 7, listen=lambda n, v: heard.append(v.clone()) if n.name == "l" else None)
     curve = RateModel(bare, delay=3)(x, 7)
     assert isinstance(curve, Tensor)
     for t in (1, 2, 3, 4):

@@ -49,7 +49,7 @@ def test_the_same_spikes_and_the_same_answer(neuron: Neuron) -> None:
         (answer,) = unroll(graph, x, 12, fire)
         heard: dict[str, list[Tensor]] = {}
         model = RateModel(graph)
-        readout = model(x, 12, listen=lambda n, v: heard.setdefault(n.name, []).append(v))
+        readout = model(x, 12, listen=lambda n, v: heard.setdefault(n.name, []).append(v.clone()))
     assert set(spikes) == {"r0", "l1", "r2"}
     for name, fired in spikes.items():
         # The order of summation differs, so a membrane within rounding of the threshold may fall either way.

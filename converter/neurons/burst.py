@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from converter.errors import UsageError
 from converter.neurons import Kernel, Neuron, State, neurons
+from converter.stateful import Steps, in_place_of
 
 
 def fire_burst(state: State, current: Tensor, threshold: Tensor, burst: int) -> tuple[State, Tensor]:
@@ -23,6 +25,17 @@ def fire_burst(state: State, current: Tensor, threshold: Tensor, burst: int) -> 
     membrane = state[0] + current
     spikes = (membrane / threshold).floor().clamp(0, burst) * threshold
     return (membrane - spikes,), spikes
+
+
+@in_place_of(fire_burst)
+def fire_burst_in_place(state: State, currents: Steps, outputs: Steps, threshold: Tensor, burst: int) -> None:
+    """`fire_burst` in its own memory."""
+    (membrane,) = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.add_(current)
+        torch.div(membrane, threshold, out=out)
+        out.floor_().clamp_(0, burst).mul_(threshold)
+        membrane.sub_(out)
 
 
 @neurons.register

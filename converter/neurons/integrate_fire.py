@@ -15,6 +15,7 @@ from torch import Tensor
 
 from converter.errors import UsageError
 from converter.neurons import Kernel, Neuron, State, neurons
+from converter.stateful import Steps, in_place_of
 
 
 def integrate_fire(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Tensor]:
@@ -29,6 +30,28 @@ def integrate_fire_hard(state: State, current: Tensor, threshold: Tensor) -> tup
     membrane = state[0] + current
     fires = membrane >= threshold
     return (torch.where(fires, 0.0, membrane),), torch.where(fires, threshold, 0.0)
+
+
+@in_place_of(integrate_fire)
+def integrate_fire_in_place(state: State, currents: Steps, outputs: Steps, threshold: Tensor) -> None:
+    """`integrate_fire` in its own memory."""
+    (membrane,) = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.add_(current)
+        torch.ge(membrane, threshold, out=out)
+        out.mul_(threshold)
+        membrane.sub_(out)
+
+
+@in_place_of(integrate_fire_hard)
+def integrate_fire_hard_in_place(state: State, currents: Steps, outputs: Steps, threshold: Tensor) -> None:
+    """`integrate_fire_hard` in its own memory."""
+    (membrane,) = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.add_(current)
+        torch.ge(membrane, threshold, out=out)
+        membrane.masked_fill_(out.bool(), 0.0)
+        out.mul_(threshold)
 
 
 @neurons.register

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from converter.errors import UsageError
 from converter.neurons import Kernel, Neuron, State, neurons
+from converter.stateful import Steps, in_place_of
 
 STEPS = 840
 """Steps that a rate is counted over: it is right to θ / 840, and exact once spikes repeat every 1 to 8."""
@@ -27,6 +28,17 @@ def leaky(state: State, current: Tensor, threshold: Tensor, leak: float) -> tupl
     membrane = leak * state[0] + current
     spikes = (membrane >= threshold).to(current.dtype) * threshold
     return (membrane - spikes,), spikes
+
+
+@in_place_of(leaky)
+def leaky_in_place(state: State, currents: Steps, outputs: Steps, threshold: Tensor, leak: float) -> None:
+    """`leaky` in its own memory."""
+    (membrane,) = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.mul_(leak).add_(current)
+        torch.ge(membrane, threshold, out=out)
+        out.mul_(threshold)
+        membrane.sub_(out)
 
 
 @neurons.register

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from converter.errors import UsageError
 from converter.neurons import Kernel, Neuron, State, neurons
+from converter.stateful import Steps, in_place_of
 
 
 def multi_level(state: State, current: Tensor, threshold: Tensor, levels: int) -> tuple[State, Tensor]:
@@ -26,6 +27,22 @@ def multi_level(state: State, current: Tensor, threshold: Tensor, levels: int) -
     count = torch.maximum(count, -net.clamp(max=levels))
     spikes = count * threshold
     return (membrane - spikes, net + count), spikes
+
+
+@in_place_of(multi_level)
+def multi_level_in_place(
+    state: State, currents: Steps, outputs: Steps, threshold: Tensor, levels: int
+) -> None:
+    """`multi_level` in its own memory, but for one copy of the net count."""
+    membrane, net = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.add_(current)
+        torch.div(membrane, threshold, out=out)
+        out.floor_().clamp_(max=levels)
+        torch.maximum(out, net.clamp(max=levels).neg_(), out=out)
+        net.add_(out)
+        out.mul_(threshold)
+        membrane.sub_(out)
 
 
 @neurons.register

@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from converter.neurons import Kernel, Neuron, State, neurons
+from converter.stateful import Steps, in_place_of
 
 
 def signed(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Tensor]:
@@ -25,6 +27,20 @@ def signed(state: State, current: Tensor, threshold: Tensor) -> tuple[State, Ten
     count = (membrane >= threshold).to(current.dtype) - back.to(current.dtype)
     spikes = count * threshold
     return (membrane - spikes, net + count), spikes
+
+
+@in_place_of(signed)
+def signed_in_place(state: State, currents: Steps, outputs: Steps, threshold: Tensor) -> None:
+    """`signed` in its own memory, but for the mask of what is taken back."""
+    membrane, net = state
+    for current, out in zip(currents, outputs, strict=True):
+        membrane.add_(current)
+        back = (membrane < 0).logical_and_(net > 0)
+        torch.ge(membrane, threshold, out=out)
+        out.sub_(back.to(out.dtype))
+        net.add_(out)
+        out.mul_(threshold)
+        membrane.sub_(out)
 
 
 @neurons.register

@@ -1,0 +1,202 @@
+"""`latency`: what does one time step cost, beside one inference of the ANN, and beside a peer's step?
+
+    python -m benchmarks latency
+    python -m benchmarks latency resnet20 --batch 1 100 --threads 1 2 -T 32
+
+In one process the contestants take turns, A B C A B C, so what else the machine does meets all of them:
+onnxruntime on the ANN's file (T inferences), our model (T steps of one run), and SpikingJelly's conversion
+step by step and layer by layer. Ratios are taken within a round, and of these the median; times are medians
+and smallest. Inputs are uniform noise, thresholds the largest activation on it: dense arithmetic costs the
+same for any spikes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from benchmarks._common import SHARED, environment, markdown, write_result
+from benchmarks.importing import Reference
+from benchmarks.peers import applied, rate_coding
+from benchmarks.peers import convert as peer_of
+from calibrators.maximum import Maximum
+from converter.engine import onednn
+from converter.errors import ConversionError
+from converter.graph import Graph, size_of
+from converter.importer import load
+from converter.passes import apply
+from converter.passes.spike import Spike
+from converter.rate import RateModel
+
+NETWORKS = {
+    "resnet20": "resnet20_cifar10",
+    "squeezenet": "squeezenet11_imagenet_fp16",
+    "fastestdet": "fastestdet_coco",
+}
+ANN, OURS, STEPS, LAYERS = "onnxruntime, ANN", "ours", "SpikingJelly, single-step", "SpikingJelly, multi-step"
+Run = Callable[[], object]
+ROOM = 1 << 30
+"""Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
+
+
+def contestants(name: str, batch: int, timesteps: int, threads: int) -> tuple[dict[str, Run], str, int]:
+    """What takes turns, how our engine runs, and the batch (a file made for one batch keeps it)."""
+    path = SHARED / "models" / f"{NETWORKS[name]}.onnx"
+    ann, _ = apply(load(path).verify())
+    batch = ann.batch or batch
+    x = torch.rand(batch, *ann.inputs[0].shape[1:], generator=torch.Generator().manual_seed(0))
+    reference = Reference(path, threads=threads)
+    graph = Maximum()(Spike(keep_analog=("Sigmoid", "Softmax"))(ann), lambda: [x])
+    model = RateModel(graph)
+
+    def infer() -> None:
+        for _ in range(timesteps):
+            reference.run([x])
+
+    runs: dict[str, Run] = {ANN: infer, OURS: lambda: model(x, timesteps, at=(timesteps,))}
+    return runs | peers(ann, x, timesteps), model.tiling(batch).schedule, batch
+
+
+def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:
+    """SpikingJelly's two modes; none where it does not convert the network."""
+    from spikingjelly.activation_based.functional import reset_net
+
+    try:
+        peer = peer_of(ann, rate_coding, lambda size: list(x[:size].split(size)))
+    except ConversionError as refused:
+        print(f"  SpikingJelly: {refused}", file=sys.stderr)
+        return {}
+    assert isinstance(peer.step, fx.GraphModule)
+
+    def prepared(mode: str) -> None:
+        reset_net(peer.step)
+        for neuron in peer.neurons:
+            neuron.step_mode = mode  # type: ignore[assignment]  # a property of SpikingJelly's, no submodule
+
+    def step_by_step() -> None:
+        prepared("s")
+        total = torch.zeros(())
+        for _ in range(timesteps):
+            total = total + peer.step(x)
+        applied(peer.head, total / timesteps)
+
+    def layer_by_layer() -> None:
+        prepared("m")
+        assert isinstance(peer.step, fx.GraphModule)
+        steps = Layerwise(peer.step, frozenset(map(id, peer.neurons)), timesteps)
+        spikes = steps.run(x.repeat(timesteps, *[1] * (x.dim() - 1)))
+        applied(peer.head, spikes.unflatten(0, (timesteps, -1)).mean(0))
+
+    largest = max(4 * size_of(node.shape) for node in ann) * len(x) * timesteps
+    modes: dict[str, Run] = {STEPS: step_by_step, LAYERS: layer_by_layer}
+    return modes if largest <= ROOM else {STEPS: step_by_step}
+
+
+class Layerwise(fx.Interpreter):
+    """A converted network in multi-step mode: neurons take [T, N, …], what has no state [T·N, …]."""
+
+    def __init__(self, module: fx.GraphModule, neurons: frozenset[int], timesteps: int) -> None:
+        super().__init__(module)
+        self.neurons, self.timesteps = neurons, timesteps
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Neurons see time."""
+        module = self.fetch_attr(target)
+        if id(module) not in self.neurons:
+            return super().call_module(target, args, kwargs)
+        return module(args[0].unflatten(0, (self.timesteps, -1))).flatten(0, 1)
+
+
+@torch.no_grad()
+def rounds(runs: dict[str, Run], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """(Seconds by the clock, of the processor) of each contestant in each round, the first not counted."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for count in range(repeats + 1):
+        for name, run in runs.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            run()
+            if count:
+                found[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return found
+
+
+def summarised(found: dict[str, list[tuple[float, float]]], images: int) -> dict[str, dict[str, float]]:
+    """Microseconds per image and step; ratios to the ANN, the median of those of each round.
+
+    `cpu` is the ratio in processor time, which other programs on the machine disturb less.
+    """
+    return {
+        name: {
+            "median": median(clock for clock, _ in each) / images * 1e6,
+            "smallest": min(clock for clock, _ in each) / images * 1e6,
+            "ratio": median(ours[0] / ann[0] for ours, ann in zip(each, found[ANN], strict=True)),
+            "cpu": median(ours[1] / ann[1] for ours, ann in zip(each, found[ANN], strict=True)),
+        }
+        for name, each in found.items()
+    }
+
+
+def row(name: str, batch: int, timesteps: int, threads: int, repeats: int) -> dict[str, Any]:
+    """One network at one batch size."""
+    torch.set_num_threads(threads)
+    runs, schedule, batch = contestants(name, batch, timesteps, threads)
+    found = rounds(runs, repeats)
+    facts = {
+        "network": name,
+        "batch": batch,
+        "timesteps": timesteps,
+        "threads": threads,
+        "schedule": schedule,
+    }
+    return {**facts, "repeats": repeats, "costs": summarised(found, batch * timesteps)}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line for each contestant: µs per image and step, and the ratio to one inference of the ANN."""
+    return markdown(
+        "network|batch|T|threads|who|µs per image and step|smallest|× ANN|× ANN, processor time",
+        [
+            [*(r[key] for key in ("network", "batch", "timesteps", "threads")), who, *shown(cost)]
+            for r in rows
+            for who, cost in r["costs"].items()
+        ],
+    )
+
+
+def shown(cost: dict[str, float]) -> list[str]:
+    """Times to the microsecond, ratios to two decimals."""
+    return [
+        *(f"{cost[k]:.0f}" for k in ("median", "smallest")),
+        *(f"{cost[k]:.2f}" for k in ("ratio", "cpu")),
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, keep `latency.json`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks latency", description=__doc__)
+    parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="[default: all]")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 100])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("-T", "--timesteps", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=7)
+    given = parser.parse_args(arguments)
+    rows, done = [], set()
+    for threads in given.threads:
+        for name in given.networks or NETWORKS:
+            for batch in given.batch:
+                one = row(name, batch, given.timesteps, threads, given.repeats)
+                if (name, one["batch"], threads) not in done:
+                    done.add((name, one["batch"], threads))
+                    rows.append(one)
+                    print(table(rows[-1:]), file=sys.stderr)
+    print(table(rows))
+    facts = {**environment(max(given.threads)), "onednn": onednn.available(), "rows": rows}
+    write_result("latency", ["latency", *arguments], facts)
+    return 0

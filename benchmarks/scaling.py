@@ -1,0 +1,107 @@
+"""`scaling`: how do time and memory grow with steps, samples and layers?
+
+    python -m benchmarks scaling
+
+A chain of 3x3 convolutions of 16 channels on 16x16 values, each with its neurons. Time is the smallest of
+several runs, in processor time; a straight line is fitted to it, and R² says how straight it is. Memory is
+the peak of the process above what it held before the run, at T = 8 and T = 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._common import environment, markdown, write_result
+from benchmarks.importing import reset_peak, resident
+from converter.graph import BATCH, Graph, Input, Node
+from converter.neurons.integrate_fire import IntegrateFire
+from converter.ops import Conv
+from converter.rate import RateModel
+
+STEPS, SAMPLES, LAYERS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512), (2, 4, 8, 16, 32)
+MEMORY = (8, 256)
+
+
+def chain(layers: int, channels: int = 16, size: int = 16) -> Graph:
+    """So many layers of a convolution and its neurons."""
+    draw = torch.Generator().manual_seed(0)
+    node = first = Node(Input(), (), "x", (BATCH, channels, size, size))
+    for layer in range(layers):
+        weight = torch.randn(channels, channels, 3, 3, generator=draw) / 8
+        node = Node.of(Conv(weight, None, (1, 1), (1, 1), (1, 1)), node, name=f"c{layer}")
+        node = Node.of(IntegrateFire(torch.tensor(1.0)), node, name=f"r{layer}")
+    return Graph((first,), (node,))
+
+
+@torch.no_grad()
+def seconds(layers: int, samples: int, steps: int, repeats: int = 3) -> float:
+    """Processor time of one run, the smallest of some."""
+    model, x = RateModel(chain(layers)), torch.rand(samples, 16, 16, 16)
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        model(x, steps, at=(steps,))
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+@torch.no_grad()
+def peak(steps: int, samples: int = 256) -> float:
+    """Bytes at the peak of a run above what was held before it."""
+    torch.set_num_threads(1)
+    model, x = RateModel(chain(8)), torch.rand(samples, 16, 16, 16)
+    reset_peak()
+    before = resident()
+    model(x, steps, at=(steps,))
+    return resident("VmHWM") - before
+
+
+def peak_anew(steps: int) -> float:
+    """The same in a fresh process each time, where nothing has made room before; the smallest of three."""
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process:
+        return min(process.map(peak, [steps] * 3))
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """The straight line through these points with the least squares, and the share of y it explains (R²)."""
+    slope, offset = np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)
+    left = np.asarray(y) - (slope * np.asarray(x) + offset)
+    return {"slope": float(slope), "offset": float(offset), "r2": float(1 - left.var() / np.var(y))}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, keep `scaling.json`."""
+    argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__).parse_args(arguments)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    runs = {
+        "steps": (STEPS, [seconds(8, 64, t) for t in STEPS]),
+        "samples": (SAMPLES, [seconds(8, n, 16) for n in SAMPLES]),
+        "layers": (LAYERS, [seconds(n, 64, 32) for n in LAYERS]),
+    }
+    for name, (at, cost) in runs.items():
+        found[name] = {"at": at, "seconds": cost, **line(at, cost)}
+    found["memory"] = {"steps": MEMORY, "bytes": [peak_anew(t) for t in MEMORY]}
+    print(table(found), file=sys.stderr)
+    write_result("scaling", ["scaling", *arguments], {**environment(1), **found})
+    return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """What grows with what, and how straight."""
+    rows: list[list[object]] = []
+    for name in ("steps", "samples", "layers"):
+        at, cost, straight = found[name]["at"], found[name]["seconds"], found[name]["r2"]
+        rows.append([name, f"{at[0]} to {at[-1]}", f"{cost[0]:.3f} to {cost[-1]:.3f} s", f"{straight:.4f}"])
+    (few, many), held = found["memory"]["steps"], [f"{b / 2**20:.1f}" for b in found["memory"]["bytes"]]
+    rows.append(["peak memory", f"T = {few} and {many}", f"{' and '.join(held)} MiB", ""])
+    return markdown("what grows|from … to|cost|R²", rows)

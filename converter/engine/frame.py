@@ -1,0 +1,79 @@
+"""The memory of a run: values of a chunk of steps, states, and buffers that every chunk uses again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from converter.graph import BATCH, Node
+from converter.stateful import State
+
+
+@dataclass
+class Frame:
+    """The memory of a run: what it knows of its inputs, the state of each node, the values of a chunk."""
+
+    static: dict[Node, Tensor]
+    samples: int
+    time: int = 0
+    """Steps done before this chunk."""
+    steps: int = 1
+    values: dict[Node, Tensor] = field(default_factory=dict)
+    states: dict[Node, State] = field(default_factory=dict)
+    kept: dict[Node, Tensor] = field(default_factory=dict)
+    """Memory for what a node emits, used again in the next chunk."""
+    spread: dict[Node, Tensor] = field(default_factory=dict)
+    """Static values repeated for every step of a chunk."""
+
+    def read(self, node: Node) -> Tensor:
+        """What `node` says in this chunk: [K·B, …]."""
+        if (value := self.values.get(node)) is not None:
+            return value
+        value = self.static[node]
+        if self.steps == 1 or BATCH not in node.shape:
+            return value
+        have = self.spread.get(node)
+        if have is None or len(have) != self.steps * len(value):
+            self.spread[node] = have = torch.cat([value] * self.steps)
+        return have
+
+    def at(self, value: Tensor, step: int) -> Tensor:
+        """One step of a chunk of values."""
+        return value if self.steps == 1 else value[step * self.samples : (step + 1) * self.samples]
+
+    def each(self, value: Tensor) -> Sequence[Tensor]:
+        """The steps of a chunk of values, one after the other."""
+        return (value,) if self.steps == 1 else value.split(self.samples)
+
+    def out(self, node: Node, like: Tensor) -> Tensor:
+        """Memory for what `node` emits in this chunk, the size of a chunk of `like` [B, …]."""
+        count = self.steps * len(like)
+        have = self.kept.get(node)
+        if have is None or len(have) != count:
+            size = (count, *like.shape[1:])
+            layout = torch.channels_last if channels_last(like) else torch.contiguous_format
+            self.kept[node] = have = torch.empty(
+                size, dtype=like.dtype, device=like.device, memory_format=layout
+            )
+        return have
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with these samples alone (their indices); the others have been answered."""
+        before, self.samples = self.samples, len(samples)
+
+        def chosen(node: Node, value: Tensor) -> Tensor:
+            if value.dim() and len(value) == before and BATCH in node.shape[:1]:
+                return value.index_select(0, samples)
+            return value
+
+        self.static = {n: chosen(n, v) for n, v in self.static.items()}
+        self.states = {n: tuple(chosen(n, v) for v in s) for n, s in self.states.items()}
+        self.kept, self.spread = {}, {}
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether x lies in channels_last."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)

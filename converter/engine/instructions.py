@@ -1,0 +1,137 @@
+"""What the nodes of a step do to the memory of a run: one small instruction for each part a node can play."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from converter.engine.frame import Frame
+from converter.engine.functions import Function
+from converter.graph import BATCH, Node
+from converter.stateful import Stateful
+
+
+@dataclass(frozen=True)
+class Apply:
+    """An op without a state, all steps of a chunk at once."""
+
+    node: Node
+    function: Function
+
+    def __call__(self, frame: Frame) -> None:
+        frame.values[self.node] = self.function(*(frame.read(i) for i in self.node.inputs))
+
+
+@dataclass(frozen=True)
+class AddTo:
+    """A sum written over one of its two terms, which nothing else reads."""
+
+    node: Node
+    total: Node
+    other: Node
+
+    def __call__(self, frame: Frame) -> None:
+        frame.values[self.node] = frame.values[self.total].add_(frame.read(self.other))
+
+
+@dataclass(frozen=True)
+class Fire:
+    """A node with a state, step by step; over its input where nothing else reads that."""
+
+    node: Node
+    op: Stateful
+    reuse: bool
+
+    def __call__(self, frame: Frame) -> None:
+        source = self.node.inputs[0]
+        value = frame.values.get(source)
+        inputs = (frame.static[source],) * frame.steps if value is None else frame.each(value)
+        state = frame.states.get(self.node)
+        shapes = (s.shape for s in (self.op.init() if state is None else state))
+        if torch.broadcast_shapes(inputs[0].shape, *shapes) != inputs[0].shape:
+            self._grow(frame, inputs)
+            return
+        out = value if self.reuse and value is not None else frame.out(self.node, inputs[0])
+        state = state or self.op.begin(inputs[0])
+        frame.states[self.node] = self.op.fire(state, inputs, frame.each(out))
+        frame.values[self.node] = out
+
+    def _grow(self, frame: Frame, inputs: Sequence[Tensor]) -> None:
+        """A state with more dimensions than its input: so has what is emitted, in memory of its own."""
+        state, emitted = frame.states.get(self.node) or self.op.init(), []
+        for value in inputs:
+            state, now = self.op.step(state, value)
+            emitted.append(now)
+        frame.states[self.node] = state
+        frame.values[self.node] = torch.cat(emitted)
+
+
+@dataclass(frozen=True)
+class Telescope:
+    """A homogeneous op through time: what it makes of the sums so far, less what it made of them before."""
+
+    node: Node
+    function: Function
+    """Gives memory of its own."""
+    inputs: tuple[bool, ...]
+    """For each input, whether its memory may be written over."""
+
+    def __call__(self, frame: Frame) -> None:
+        given = [frame.read(i) for i in self.node.inputs]
+        state = frame.states.get(self.node)
+        if state is None:
+            state = tuple(torch.zeros_like(frame.at(x, 0)) for x in given)
+        result = self.function(*map(partial(self._summed, frame), given, state, self.inputs))
+        if len(state) == len(given):
+            state = (*state, torch.zeros_like(frame.at(result, 0)))
+        frame.values[self.node] = self._changes(frame, result, state[-1])
+        last = frame.at(result, frame.steps - 1)
+        frame.states[self.node] = (*state[:-1], last if frame.steps == 1 else last.clone())
+
+    @staticmethod
+    def _summed(frame: Frame, x: Tensor, total: Tensor, reuse: bool) -> Tensor:
+        """The sums of x so far after each step of the chunk; `total` goes on with it."""
+        if frame.steps == 1:
+            return total.add_(x)
+        sums = x if reuse else torch.empty_like(x)
+        for now, room in zip(frame.each(x), frame.each(sums), strict=True):
+            room.copy_(total.add_(now))
+        return sums
+
+    @staticmethod
+    def _changes(frame: Frame, result: Tensor, before: Tensor) -> Tensor:
+        if frame.steps == 1:
+            return torch.sub(result, before, out=before)
+        changes, n = torch.empty_like(result), frame.samples
+        torch.sub(result[:n], before, out=changes[:n])
+        torch.sub(result[n:], result[:-n], out=changes[n:])
+        return changes
+
+
+@dataclass(frozen=True)
+class TelescopeMean:
+    """Any other op through time: the change of t times what it makes of the mean so far."""
+
+    node: Node
+    function: Function
+
+    def __call__(self, frame: Frame) -> None:
+        given = [frame.read(i) for i in self.node.inputs]
+        state = frame.states.get(self.node) or (given[0].new_zeros(()),) * (len(given) + 1)
+        emitted = []
+        for step in range(frame.steps):
+            time = frame.time + step + 1
+            now = (
+                frame.at(x, step) if BATCH in i.shape else x
+                for x, i in zip(given, self.node.inputs, strict=True)
+            )
+            sums = tuple(total + x for total, x in zip(state, now, strict=False))
+            result = time * self.function(*(total / time for total in sums))
+            emitted.append(result - state[-1])
+            state = (*sums, result)
+        frame.states[self.node] = state
+        frame.values[self.node] = emitted[0] if len(emitted) == 1 else torch.cat(emitted)

@@ -1,0 +1,120 @@
+"""A run of a spiking graph as a list of instructions over memory that is used again at every step.
+
+Steps run in chunks of K: what has no state acts on the K·B values of a chunk at once, [K·B, …] with the steps
+outermost; what has a state goes through them one after the other, in place. K = 1 is step-major (one step
+through all layers), a larger K layer-major over chunks. The spikes are the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from converter.engine.frame import Frame
+from converter.engine.functions import Function
+from converter.engine.instructions import AddTo, Apply, Fire, Telescope, TelescopeMean
+from converter.graph import BATCH, Graph, Input, Listener, Node
+from converter.ops import Add, Affine, AvgPool, Conv, ConvTranspose, Linear, MaxPool
+from converter.plan import Plan
+from converter.stateful import Stateful
+
+Instruction = Callable[[Frame], None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The instructions of a step, each with its node and the values that nothing reads after it."""
+
+    instructions: tuple[tuple[Node, Instruction, tuple[Node, ...]], ...]
+    inputs: tuple[Node, ...]
+    """Those whose value is given at each step."""
+    frontier: tuple[Node, ...]
+    chunks: bool
+    """Whether several steps can be run as one batch: where the batch stands first in every value."""
+
+    def advance(self, frame: Frame, steps: int, listen: Listener | None = None) -> list[list[Tensor]]:
+        """Run a chunk of `steps`; for each, what the read-out sums up. These values die with the next chunk.
+
+        `listen(node, value)` hears every value of every step, node by node; it may not keep it.
+        """
+        frame.steps = steps
+        for node in self.inputs:
+            tell(listen, frame, node)
+        for node, run, done in self.instructions:
+            run(frame)
+            tell(listen, frame, node)
+            for each in done:
+                frame.values.pop(each, None)
+        found = [
+            [frame.at(frame.values[n], k) if n in frame.values else frame.static[n] for n in self.frontier]
+            for k in range(steps)
+        ]
+        frame.values.clear()
+        frame.time += steps
+        return found
+
+
+def tell(listen: Listener | None, frame: Frame, node: Node) -> None:
+    """Let `listen` hear each step of what `node` says in this chunk."""
+    if listen is not None:
+        for step in range(frame.steps):
+            listen(node, frame.at(frame.values[node], step))
+
+
+def compiled(graph: Graph, plan: Plan, functions: Mapping[Node, Function]) -> Program:
+    """The program of `graph`; `functions` says how each of its ops is computed."""
+    users = graph.users()
+    stepped = frozenset(plan.step)
+
+    def reusable(node: Node) -> bool:
+        """Whether the one that reads `node` may write over it."""
+        mine = node in stepped and node not in plan.cumulative and (owns(node) or node.op in FIRING)
+        return mine and len(users[node]) == 1 and node not in plan.frontier
+
+    FIRING = {n.op for n in plan.step if isinstance(n.op, Stateful)}
+
+    def instruction(node: Node) -> Instruction:
+        if isinstance(node.op, Stateful):
+            return Fire(node, node.op, reusable(node.inputs[0]))
+        if node in plan.cumulative and node.op.homogeneous:
+            own = owns(node)
+            return Telescope(
+                node,
+                functions[node] if own else copying(functions[node]),
+                tuple(own and reusable(i) for i in node.inputs),
+            )
+        if node in plan.cumulative:
+            return TelescopeMean(node, functions[node])
+        if isinstance(node.op, Add) and len(node.inputs) == 2:
+            for total, other in (node.inputs, node.inputs[::-1]):
+                if reusable(total) and total.shape == node.shape:
+                    return AddTo(node, total, other)
+        return Apply(node, functions[node])
+
+    lines = [
+        (node, instruction(node), plan.last_read.get(node, ()))
+        for node in plan.step
+        if not isinstance(node.op, Input)
+    ]
+    given = tuple(node for node in plan.step if isinstance(node.op, Input))
+    read = {i for node in plan.step for i in node.inputs} | stepped
+    chunks = graph.batch is None and all(
+        n.shape[:1] == (BATCH,) or (n not in stepped and not any(d >= BATCH for d in n.shape)) for n in read
+    )
+    return Program(tuple(lines), given, plan.frontier, chunks)
+
+
+def owns(node: Node) -> bool:
+    """Whether the result is memory of its own, which may be written over once it has been read."""
+    if isinstance(node.op, Affine):
+        return node.op.scale is not None or node.op.shift is not None
+    return isinstance(node.op, Conv | ConvTranspose | Linear | AvgPool | MaxPool) or (
+        isinstance(node.op, Add) and len(node.inputs) > 1
+    )
+
+
+def copying(function: Function) -> Function:
+    """A function whose result is never its argument's memory."""
+    return lambda *inputs: function(*inputs).clone()

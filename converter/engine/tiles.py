@@ -1,0 +1,53 @@
+"""How many samples and steps are run at once: as many as the caches hold, spikes before memory.
+
+All T steps of a tile of samples are run before the next tile, so that its membranes stay near. With a batch
+as large as the tile the run is step-major; a smaller one leaves room, and the steps of a chunk are run as one
+batch (layer-major), which makes up for what every call costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from converter.graph import Graph, size_of
+
+AT_ONCE = 8 << 20
+"""Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
+MOST = 32
+"""Samples times steps beyond which larger batches gain nothing."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """`samples` at a time through all steps, `steps` of them as one batch."""
+
+    samples: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        """A tile holds something."""
+        if min(self.samples, self.steps) < 1:
+            raise ValueError(f"a tile of {self.samples} samples and {self.steps} steps runs nothing")
+
+    def tiles(self, batch: int) -> Iterator[slice]:
+        """The tiles of a batch, of sizes as even as can be."""
+        count = -(-batch // self.samples)
+        bounds = [batch * i // max(count, 1) for i in range(count + 1)]
+        yield from (slice(a, b) for a, b in pairwise(bounds))
+
+    @property
+    def schedule(self) -> str:
+        """In words."""
+        return "step-major" if self.steps == 1 else f"layer-major over chunks of {self.steps} steps"
+
+
+def tiling_for(graph: Graph, batch: int, *, chunks: bool = True) -> Tiling:
+    """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch."""
+    largest = max(4 * size_of(node.shape) for node in graph)
+    fitting = max(1, min(MOST, AT_ONCE // largest))
+    if graph.batch is not None:
+        return Tiling(graph.batch, 1)
+    samples = max(1, min(batch, fitting))
+    return Tiling(samples, max(1, fitting // samples) if chunks else 1)
