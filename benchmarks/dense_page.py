@@ -12,10 +12,11 @@ HEAD = """\
 
 Whole networks through `--task`, ANN and spiking network on the same images by the same code; calibration
 images are others. *Every* n-th image of the set was measured. *Output error* is |SNN − ANN| / |ANN| over all
-outputs, averaged over images. *Latency* is steps from image to answer: in a *stream* as many as T; where layers
-are *pipelined*, each integrating a window of T steps and firing in the next, T for each layer in a row and one
-more. The slowest layer is the one whose mean spikes are furthest from its activation after the longest run. IoU
-is that of the thing against the ground, over all pixels together.
+outputs, averaged over images. *Latency* is steps from image to answer: in a *stream* as many as T; where
+layers are *pipelined*, each integrating a window of T steps and firing in the next, T for each layer in a row
+and one more. The slowest layer is the one whose mean spikes are furthest from its activation after the
+longest run. IoU is that of the thing against the ground, over all pixels together. A set of a few dozen
+images gives a figure of its own: hold the SNN against the ANN beside it.
 """
 
 
