@@ -34,7 +34,7 @@ from converter.exporters._check import Order
 from converter.files import refuse_directory, refuse_file, sha256
 from converter.graph import Graph
 from converter.importer import load
-from converter.metrics import Labelled, batch_that_fits, measure
+from converter.metrics import Labelled, Measurement, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
@@ -217,6 +217,7 @@ def evaluate(given: Options) -> None:
     distributed.leave()
     if share.rank:
         return
+    measured = with_weights(measured, stored.report)
     exits = early_exit(given, model, ann, data.batches(part, size), max(timesteps))
     task = judge.task() if judge else None
     if given["as_json"]:
@@ -230,6 +231,15 @@ def evaluate(given: Options) -> None:
         if exits:
             show(terminal.exits(exits))
     gates.hold(measured, task, given["max_drop"], given["gate"])
+
+
+def with_weights(measured: Measurement, report: Mapping[str, Any]) -> Measurement:
+    """What was measured, and what the conversion's report says of the weights: they are the same ones."""
+    errors = {layer["name"]: layer.get("weight_error") for layer in report["layers"]}
+    layers = tuple(replace(layer, weight_error=errors.get(layer.name)) for layer in measured.layers)
+    return replace(
+        measured, layers=layers, metrics=measured.metrics | {"weights": report["metrics"]["weights"]}
+    )
 
 
 def early_exit(

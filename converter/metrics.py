@@ -217,12 +217,13 @@ def measure(
         activations = {node.name: value for node, value in activations_of(spiking, inputs).items()}
         done, watch = 0, listener()
         for time, readout, watch in model.answers(inputs, steps, listener):
-            totals = watch.follow()
-            reached = operations_of(watch, totals, fan_out)
-            add_answers(answers[time], readout, target, labels, totals.spikes, reached)
-            fidelity.add(time, readout, target)
-            if witness is not None:
-                witness.answer(time, first, readout)
+            if time in answers:
+                totals = watch.follow()
+                reached = operations_of(watch, totals, fan_out)
+                add_answers(answers[time], readout, target, labels, totals.spikes, reached)
+                fidelity.add(time, readout, target)
+                if witness is not None:
+                    witness.answer(time, first, readout)
             progress(count * (time - done))
             done = time
         for node, layer in zip(model.neurons, sums, strict=True):

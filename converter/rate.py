@@ -154,6 +154,8 @@ class SpikingModel(nn.Module):
 
 
 L = TypeVar("L", bound=Listener)
+PULSE = 100
+"""So often a long run says where it is, though no answer is asked for there."""
 
 
 class RateModel(SpikingModel):
@@ -277,14 +279,15 @@ class RateModel(SpikingModel):
     def answers(
         self, x: Tensor | tuple[Tensor, ...], timesteps: Sequence[int], listener: Callable[[], L]
     ) -> Iterator[tuple[int, Readout, L]]:
-        """(t, read-out, listener) for the steps `timesteps`, in order: one run for all.
+        """(t, read-out, listener) for the steps `timesteps` and every `PULSE`-th, in order: one run for all.
 
         The listener, made once, has heard every value up to there; a value is only there while it is heard.
         Raises `UsageError` for a step within the delay.
         """
         refuse_early(timesteps, self.delay)
         listen = listener()
-        for time, readout in self.run(x, timesteps, listen):
+        pulse = range(PULSE, max(timesteps), PULSE)
+        for time, readout in self.run(x, sorted({*timesteps, *pulse}), listen):
             yield time, readout, listen
 
     def latency(self, timesteps: int) -> int:

@@ -26,6 +26,7 @@ from converter.exporters._check import Check, Order
 from converter.exporters._onnx_neurons import KERNELS
 from converter.exporters._onnx_run import check_step, session, steps
 from converter.exports import export, exporter
+from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Graph, Input, Node, Op
 from converter.importer import load
 from converter.neurons import Neuron, neurons
@@ -79,7 +80,11 @@ def test_a_step_by_hand(tmp_path: Path) -> None:
     assert [float(each["time.next"]) for each in made] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", [*neurons.names(), "hard"])
+STEPPING = [name for name in neurons.names() if name != "first-spike"]
+"""A first spike is of a window, not of a step."""
+
+
+@pytest.mark.parametrize("name", [*STEPPING, "hard"])
 def test_every_neuron_fires_as_in_torch(name: str, tmp_path: Path) -> None:
     """Currents of either sign that change from step to step: bit for bit the same spikes and states."""
     neuron = neuron_of("integrate-fire" if name == "hard" else name)
@@ -98,7 +103,32 @@ def test_every_neuron_fires_as_in_torch(name: str, tmp_path: Path) -> None:
 
 
 def test_every_neuron_there_is_has_a_form() -> None:
-    assert {type(neuron_of(name)) for name in neurons.names()} <= KERNELS.keys()
+    assert {type(neuron_of(name)) for name in STEPPING} <= KERNELS.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "window"),
+    [
+        ({}, 12),
+        ({"coder": "floor"}, 12),
+        ({"form": "linear"}, 8),
+        ({"form": "linear", "continuous": True}, 1),
+    ],
+)
+def test_first_spikes_are_a_table(options: dict[str, Any], window: int, tmp_path: Path) -> None:
+    """Bit for bit what the model in memory answers, also where a membrane stands on a threshold."""
+    neuron = neurons["first-spike"](threshold=THETA, **options)
+    model = FirstSpikeModel(layer(neuron))
+    proto = loop_form.export(model, {}, window)
+    onnx.checker.check_model(proto, full_check=True)
+    path = tmp_path / "run.onnx"
+    path.write_bytes(proto.SerializeToString())
+    x = torch.cat([weight(40, 3, seed=3, scale=1.0), THETA[None] / 2, THETA[None] * 2**-0.25])
+    with torch.inference_mode():
+        want = outputs_of(model(x, window))[0]
+    (made,) = session(path).run(None, {"x": x.numpy()})
+    assert torch.equal(torch.from_numpy(made), want)
+    assert want.unique().numel() > 4
 
 
 def test_a_withdrawal_and_a_delay_are_as_in_torch(tmp_path: Path) -> None:

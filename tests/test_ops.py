@@ -32,6 +32,7 @@ POSITIVE = torch.tensor([0.5, 2.0, 1.5, 0.1])
 
 SAMPLES = [
     Sample(ops.Affine(random(4, 1, 1), random(1)), (IMAGE,)),
+    Sample(ops.Grid(-4), (IMAGE,)),
     Sample(ops.Affine(None, random(4, 1, 1)), (IMAGE,)),
     Sample(ops.Affine(torch.tensor(3.0)), (IMAGE,)),
     Sample(ops.Add(), (IMAGE, (1, 4, 1, 1), IMAGE)),

@@ -103,6 +103,15 @@ def clip(w: Writer, node: Node, inputs: Sequence[str]) -> str:
     return w.add("Clip", *inputs, *bounds[: 2 if bounds[1] else 1 if bounds[0] else 0])
 
 
+@form(ops.Grid)
+def grid(w: Writer, node: Node, inputs: Sequence[str]) -> str:
+    """⌊x / 2^e + ½⌋ · 2^e."""
+    op = node.op
+    assert isinstance(op, ops.Grid)
+    units = w.add("Mul", inputs[0], w.number(2.0**-op.exponent))
+    return w.add("Mul", w.add("Floor", w.add("Add", units, w.number(0.5))), w.number(2.0**op.exponent))
+
+
 @form(ops.Linear)
 def linear(w: Writer, node: Node, inputs: Sequence[str]) -> str:
     """Gemm on a matrix; else MatMul on the last dimension."""

@@ -1,9 +1,14 @@
-"""A neuron's whole window in ONNX: a Loop that charges it once and lets it fire for T steps."""
+"""A neuron's whole window in ONNX: a Loop that charges it once and lets it fire for T steps.
+
+A first spike needs no loop. Its thresholds fall, so the step of the spike is how many of them the membrane
+stays below, and what the spike carries stands in a table.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from onnx import TensorProto
 
 from converter.errors import Refusal
@@ -11,6 +16,8 @@ from converter.exporters._onnx import Writer, described
 from converter.exporters._onnx_neurons import PARTS, stepped
 from converter.exporters._onnx_ops import form
 from converter.graph import Node
+from converter.kernels import kernel_thresholds, kernel_values
+from converter.neurons.first_spike import FirstSpike
 from converter.window import Window
 
 
@@ -19,6 +26,8 @@ def window(w: Writer, node: Node, inputs: Sequence[str]) -> str:
     """charge T·z, then nothing; the mean of the spikes."""
     op, (current,) = node.op, inputs
     assert isinstance(op, Window)
+    if isinstance(op.neuron, FirstSpike):
+        return first_spike(w, op.neuron, current, len(node.shape), op.timesteps)
     if type(op.neuron) not in PARTS:
         raise Refusal("has a neuron that has no form in ONNX")
     shape = w.add("Shape", current)
@@ -45,3 +54,20 @@ def window(w: Writer, node: Node, inputs: Sequence[str]) -> str:
         body=body.graph(f"{node.name}/window", starts, ends),
     )
     return w.add("Div", made[1], steps)
+
+
+def first_spike(w: Writer, neuron: FirstSpike, current: str, dims: int, window: int) -> str:
+    """θ₀·κ(k) of the first step k at which the current, of `dims` dimensions, reaches θ₀·ϑ(k); 0 for none."""
+    if neuron.continuous:
+        limit = w.weight(neuron.limit())
+        time = w.add("Sub", w.number(1), w.add("Div", current, limit))
+        return w.add("Mul", limit, w.add("Sub", w.number(1), w.add("Clip", time, w.number(0), w.number(1))))
+    scale, tau = neuron.calibrated(), neuron.reach(window)
+    falling = kernel_thresholds(neuron.form, window, tau, neuron.coder).to(scale)
+    rows = torch.stack([scale * threshold for threshold in falling])
+    rows = rows.reshape(window, *[1] * (dims - scale.dim()), *scale.shape)
+    below = w.add("Less", w.add("Unsqueeze", current, w.integers(0)), w.weight(rows))
+    count = w.add("ReduceSum", w.cast(below, TensorProto.FLOAT), w.integers(0), keepdims=0)
+    worth = kernel_values(neuron.form, window, tau).to(scale)
+    carried = w.add("Gather", w.weight(worth), w.cast(count, TensorProto.INT64))
+    return w.add("Mul", w.weight(scale), carried)
