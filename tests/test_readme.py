@@ -155,7 +155,7 @@ def test_the_dense_networks_of_the_readme_are_those_measured() -> None:
         named = record["named"]
         for run in record["runs"]:
             row = run["rows"][-1]
-            kind = [record["network"], str(run["images"]), run["spikes"], run["schedule"]]
+            kind = [record["network"], str(run["images"]), run["spikes"], run.get("schedule", "stream")]
             figures = f"{row['figures'][named]:.3f}", f"{run['ann'][named]:.3f}"
             costs = f"{row['output_error']:.3f}", f"{row['spikes_per_neuron']:.2f}"
             found.append(
