@@ -215,6 +215,11 @@ CODE = options(
         type=float,
         help="For window continuous: reach, in largest activations calibrated. [default: 1.5]",
     ),
+    click.option(
+        "--offset",
+        type=COUNT,
+        help="For code first-spike: steps from a layer's window to that of the next. [default: the window]",
+    ),
 )
 NETWORK = options(
     click.option(
@@ -649,8 +654,8 @@ def diagnose(**given: Any) -> None:
 
 @main.command(epilog=EXAMPLE + "  ann2snn export digits.snn --to onnx -o digits-step.onnx")
 @click.argument("artefact", metavar="DIR")
-@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2.")
-@click.option("-o", "file", metavar="FILE", help="The file to write.")
+@click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2; c, compact.")
+@click.option("-o", "file", metavar="FILE", help="The file to write; for c, the folder.")
 @click.option(
     "-T", "--timesteps", type=COUNT, metavar="T", help="Steps of a run. [default: the last as converted]"
 )

@@ -22,6 +22,7 @@ BENCHMARKS = {
         "first_spike",
         "how accurate is a first-spike network for each window, and how soon does it answer?",
     ),
+    "c": ("c_code", "what does a network in C take, in flash, RAM and instructions?"),
     "dense": ("dense", "how well do whole detectors and segmenters do as spiking networks?"),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }

@@ -28,21 +28,23 @@ from converter.first_spike import FirstSpikeModel
 from converter.pipeline import Calibrate, Conversion, Settings, convert
 
 WINDOWS = {"linear": (8, 16, 32, 64), "base-2": (12, 24, 48)}
+OFFSETS = (12, 8, 4)
+"""With windows of 24 steps of base 2: after so many steps the next layer begins to fire."""
 COUNTED = 10
 """On so many test samples the event-driven simulator runs."""
 
 
 def converted(
-    preset: Preset, kernel: str, window: int, samples: int | None, calibration: int
+    preset: Preset, kernel: str, window: int, offset: int | None, samples: int | None, calibration: int
 ) -> tuple[Conversion, dict[str, Any]]:
-    """One conversion, `window` 0 being continuous time, and what is kept of it."""
+    """One conversion, `window` 0 being continuous time, `offset` None a window; and what is kept of it."""
     chain: list[tuple[str, Calibrate]] = [("maximum", Maximum())]
     if window:
         least = LeastSquares(timesteps=window)
         chain = [("least-squares", least), ("bias-correction", BiasCorrection(window, schedule="pipelined"))]
     settings = Settings(
         neuron="first-spike",
-        neuron_options={"form": kernel, "continuous": not window},
+        neuron_options={"form": kernel, "continuous": not window, "offset": offset},
         timesteps=(window or 1,),
         schedule="pipelined",
         samples=samples or preset.samples,
@@ -50,7 +52,8 @@ def converted(
     )
     done = convert(preset.model, preset.source, chain, settings)
     report = done.report
-    facts = {"kernel": kernel, "window": window or "continuous", **asdict(report.curve[0])}
+    facts: dict[str, Any] = {"kernel": kernel, "window": window or "continuous", "offset": offset}
+    facts |= asdict(report.curve[0])
     facts |= {
         "ann_accuracy": report.ann_accuracy,
         "samples": report.data.samples,
@@ -82,28 +85,33 @@ def counted(preset: Preset, done: Conversion, window: int) -> dict[str, Any]:
 
 def table(facts: dict[str, Any]) -> str:
     """The windows as Markdown, the ANN last."""
-    header = "kernel|window|latency|accuracy|KL, nats|spikes per neuron|accumulates|of the ANN's MACs"
+    header = "kernel|window|offset|latency|accuracy|KL, nats|spikes per neuron|accumulates|of the ANN's MACs"
     lines: list[list[object]] = []
     for row in facts["rows"]:
         accuracy, share = f"{100 * row['accuracy']:.2f} %", row["accumulates"] / row["ann_macs"]
         numbers = [f"{row['divergence']:.4f}", f"{row['spikes_per_neuron']:.2f}", f"{row['accumulates']:.4g}"]
-        lines.append(
-            [row["kernel"], row["window"], row["latency"], accuracy, *numbers, f"{100 * share:.1f} %"]
-        )
+        lines.append([*run_of(row), row["latency"], accuracy, *numbers, f"{100 * share:.1f} %"])
     ann = facts["rows"][0]
-    return markdown(header, [*lines, ["ANN", "", "", f"{100 * ann['ann_accuracy']:.2f} %", "", "", "", ""]])
+    return markdown(
+        header, [*lines, ["ANN", "", "", "", f"{100 * ann['ann_accuracy']:.2f} %", "", "", "", ""]]
+    )
+
+
+def run_of(row: dict[str, Any]) -> list[object]:
+    """Kernel, window and offset, which is the window where none is said."""
+    return [row["kernel"], row["window"], row["offset"] or row["window"]]
 
 
 def early(facts: dict[str, Any]) -> str:
     """The margin that was chosen, a line for each window."""
-    header = "kernel|window|margin|steps of the last window|steps from the image|accuracy|at the end|samples"
+    header = "kernel|window|offset|margin|steps of the last|steps from the image|accuracy|at the end|samples"
     lines = []
     for row in facts["rows"]:
         for each in (each for each in row["decisions"] if each["chosen"]):
             end = row["decisions"][-1]["accuracy"]
             shares = f"{100 * each['accuracy']:.2f} %", f"{100 * end:.2f} %"
             steps = f"{each['steps']:.1f}", f"{each['latency']:.1f}"
-            where = row["kernel"], row["window"], each["margin"]
+            where = *run_of(row), each["margin"]
             lines.append([*where, *steps, *shares, each["samples"]])
     return markdown(header, lines) if lines else ""
 
@@ -113,8 +121,10 @@ SECTION = """\
 
 Every neuron spikes at most once a window, layers one after the other (`--code first-spike`). Each window is a
 conversion of its own: least squares, then bias correction, for that window, on {calibration}; continuous time
-takes the largest activations. Latency is in steps, of continuous time in windows, from the image to the
-answer; accumulates are those of one sample, exact at borders and strides.
+takes the largest activations. A layer begins to fire *offset* steps after the one before, at most a window
+(`--offset`). Latency is in steps, of continuous time in windows, from the image to the answer; the first
+layer fires at once, as all of a constant image is there. Accumulates are those of one sample, exact at
+borders and strides.
 """
 EARLY = """\
 Early answers: the read-out answers as soon as one output leads by the margin, which falls as what is still to
@@ -154,8 +164,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--samples", type=int, help="how many to measure (default: the preset's, or all)")
     parser.add_argument("--calibration-samples", type=int, default=256)
     every = [f"{kernel}:{window}" for kernel, windows in WINDOWS.items() for window in windows]
-    every.append("linear:0")
-    metavar = "KERNEL:WINDOW"
+    every += ["linear:0", *(f"base-2:24:{offset}" for offset in OFFSETS)]
+    metavar = "KERNEL:WINDOW[:OFFSET]"
     parser.add_argument(
         "--runs", nargs="+", default=every, metavar=metavar, help="window 0 is continuous time"
     )
@@ -163,18 +173,20 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    runs = [(kernel, int(window)) for kernel, _, window in (each.partition(":") for each in asked.runs)]
+    runs = [(kernel, *map(int, steps)) for kernel, *steps in (each.split(":") for each in asked.runs)]
     for name in asked.networks:
         rows = []
         try:
-            for kernel, window in runs:
-                preset = PRESETS[name]
-                done, facts = converted(preset, kernel, window, asked.samples, asked.calibration_samples)
+            for kernel, window, *offset in runs:
+                preset, begins = PRESETS[name], next(iter(offset), None)
+                many = asked.samples, asked.calibration_samples
+                done, facts = converted(preset, kernel, window, begins, *many)
                 if window in (32, 48):
                     facts["events"] = counted(preset, done, window)
                 rows.append(facts)
                 print(
-                    f"{name}, {kernel}, {facts['window']}: {100 * facts['accuracy']:.2f} %", file=sys.stderr
+                    f"{name}, {' '.join(map(str, run_of(facts)))}: {100 * facts['accuracy']:.2f} %",
+                    file=sys.stderr,
                 )
         except ConversionError as error:
             print(f"error: {error}", file=sys.stderr)

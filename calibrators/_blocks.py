@@ -90,7 +90,7 @@ def answer(
     KL of the tempered scores in nats, KL of the scores as they are, and spikes per neuron; in a pipeline
     after windows of `timesteps`.
     """
-    steps, fire_each = run_of(schedule, timesteps)
+    steps, fire_each = run_of(schedule, timesteps, graph)
     heat = temperature(target)
     neurons = [node for node in graph if isinstance(node.op, Neuron)]
     largest = max(size_of(node.shape) for node in graph)

@@ -20,7 +20,7 @@ from converter.ops import Affine
 from converter.passes.fold_affine import fold_affine
 from converter.schedules import check
 from converter.temporal_bias import TemporalBias
-from converter.unroll import Fire
+from converter.unroll import Fire, said
 from converter.withdrawal import Withdrawal
 
 C = TypeVar("C")
@@ -78,10 +78,10 @@ class Layer:
         return self.fire(self.node, charged)
 
     def said(self) -> Tensor:
-        """Its mean spikes, [batch, …]; a few samples at a time, so that all their steps stay in the cache."""
+        """What its spikes say, [batch, …]; a few samples at a time, so that their steps stay in the cache."""
         few = max(1, CACHED // max(self.activation[0].numel(), 1))
         parts = self.currents.split(few, dim=1)
-        return torch.cat([self.fire(self.node, part + self.shift).mean(0) for part in parts])
+        return torch.cat([said(self.fire, self.fire(self.node, part + self.shift)) for part in parts])
 
     def error(self) -> Tensor:
         """The mean squared difference of its mean spikes and its activation: [channels, 1, …] or a scalar."""

@@ -37,7 +37,7 @@ def layer_by_layer(
     while there are no thresholds to run with; errors name the correction `who`.
     """
     check_thresholds(graph, who)
-    steps, fire = run_of(schedule, timesteps)
+    steps, fire = run_of(schedule, timesteps, graph)
     with torch.no_grad():
         room = room_for(graph, steps, sum(map(len, batches())))
         x = samples(who, batches, room.samples)

@@ -113,7 +113,7 @@ class Auto:
     def _timed(self, graph: Graph, batches: Batches) -> tuple[float, Room]:
         """Seconds that one sample takes in a run, and the room that a correction would have."""
         sizes = [len(batch) for batch in batches()]
-        steps, fire = run_of(self.schedule, self.timesteps)
+        steps, fire = run_of(self.schedule, self.timesteps, graph)
         room = room_for(graph, steps, sum(sizes))
         few = [batch[: min(TIMED, room.part)] for batch in islice(batches(), 1)]
         if not few:

@@ -29,7 +29,7 @@ from converter.neurons import Neuron
 from converter.observe import Batches
 from converter.ops import Add, Affine, Conv, ConvTranspose, Linear
 from converter.temporal_bias import TemporalBias
-from converter.unroll import each_step
+from converter.unroll import each_step, said
 
 SAMPLES = 32
 """How many samples an Adam step looks at."""
@@ -97,7 +97,7 @@ class Reconstruction:
                 current = shift
                 for node, x in some.given.items():
                     op = replace(synapse(node), weight=weights[node], bias=None)
-                    current = current + op(x.mean(0))
+                    current = current + op(said(some.fire, x))
                 (current * wanted).sum().backward()
             adam.step()
             cooling.step()
@@ -110,7 +110,7 @@ def pull(layer: Layer, quantum: Tensor) -> Tensor:
 
     `quantum`: what one spike adds to the mean. Within half of one of all it can say, a neuron says all.
     """
-    neuron, spoken, mean = layer.neuron, layer.said(), (layer.currents + layer.shift).mean(0)
+    neuron, spoken, mean = layer.neuron, layer.said(), said(layer.fire, layer.currents + layer.shift)
     full = neuron.limit()
     slope = -neuron(-torch.ones_like(full))
     gain = torch.where((mean < 0) & (slope != 0), slope, 1.0)

@@ -31,7 +31,7 @@ from converter import inspection as inspecting
 from converter.data import DATA_ROOT, Source, open_source, range_warning, split
 from converter.errors import UsageError
 from converter.exporters._check import Order
-from converter.files import refuse_directory, refuse_file, sha256
+from converter.files import refuse_directory, sha256
 from converter.graph import Graph
 from converter.importer import load
 from converter.metrics import Labelled, Measurement, batch_that_fits, measure
@@ -51,7 +51,7 @@ EMBEDDED = "digits"
 SEARCH = ("trials", "groups", "spike_weight", "jobs", "search")
 """The options of a search."""
 FIRST_SPIKE = "first-spike"
-OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack"}
+OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "slack", "offset": "offset"}
 """Options of the first-spike code, and the fields of its neuron that they set."""
 OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
 """Options of the rate code."""
@@ -202,7 +202,7 @@ def evaluate(given: Options) -> None:
         warnings += [warning] if warning else []
     timesteps = given["timesteps"] or stored.report["settings"]["timesteps"]
     refuse_early(timesteps, model.delay)
-    size = batch_that_fits(model.graph, given["batch_size"])
+    size = batch_that_fits(model.graph, given["batch_size"], max(timesteps))
     scaled = range_warning(*stored.input_range, next(data.batches(part[:size], size))[0])
     warnings += [scaled] if scaled else []
     given = {**given, "quiet": given["quiet"] or share.rank > 0}
@@ -278,7 +278,8 @@ def diagnose(given: Options) -> None:
     model = stored.model.to(target)
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing))
     part, _ = measured_part(data, stored, given["samples"])
-    size, timesteps = batch_that_fits(model.graph, given["batch_size"]), given["timesteps"]
+    timesteps = given["timesteps"]
+    size = batch_that_fits(model.graph, given["batch_size"], timesteps)
     with terminal.Bars(quiet=given["quiet"], stages=given["verbose"]) as progress:
         told = counter(progress, "simulating", len(part) * timesteps)
         batches = (x.to(target) for x, _ in data.batches(part, size))
@@ -303,7 +304,7 @@ def export(given: Options) -> None:
         if not given["as_json"]:
             show(*terminal.fit(found))
     if given["form"] is not None:
-        refuse_file(Path(given["file"]), given["force"])
+        exports.refuse(given["form"], given["file"], given["force"])
         steps = given["timesteps"] or stored.report["settings"]["timesteps"][-1]
         refuse_early([steps], stored.model.delay)
         order = Order(steps, given["opset"], given["allow"], stored.report)
@@ -315,9 +316,13 @@ def export(given: Options) -> None:
         x = None if given["no_verify"] else samples_of(given, stored)
         check = exports.export(stored.model, order, given["form"], given["file"], x, force=given["force"])
         words = "not verified" if check is None else check.words
+        note = exports.noted(given["form"], given["file"])
         said |= {"file": str(given["file"]), "form": given["form"], "verified": check and asdict(check)}
+        said |= {"note": note} if note else {}
         if not given["as_json"]:
             show(f"{escape(str(given['file']))}: {escape(words)}")
+            if note:
+                show(escape(note))
     if given["as_json"]:
         print(terminal.document(said))
 

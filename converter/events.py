@@ -3,13 +3,14 @@
 Convolutions and matrix products are run over the list of what arrives at them: each spike adds its value
 times the weight to every membrane it reaches, borders and strides as they are. What has no weights (pools,
 sums, layout) hands spikes on. So silence costs nothing, and what it touched is what `converter.operations`
-counts by fan-out: one accumulate for each arriving spike and weight that is not zero.
+counts by fan-out: one accumulate for each arriving spike and weight that is not zero. Where windows overlap
+spikes arrive in several views, each once; a mean of several spikes arrives anew in each that changes it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ def simulate(model: FirstSpikeModel, x: Tensor, window: int) -> Run:
     Membranes are sums in another order, so they agree up to rounding.
     """
     model.code.check(window)
+    views = model.code.views(window)
     have = dict(zip(model.graph.inputs, model.mean_input(x, window), strict=True))
     static = frozenset(model.plan.static)
     accumulates, events = dict[str, int](), dict[str, int]()
@@ -48,18 +50,35 @@ def simulate(model: FirstSpikeModel, x: Tensor, window: int) -> Run:
         if isinstance(node.op, Neuron):
             have[node] = spike_of(node).window(given[0], window)
         elif isinstance(node.op, Conv | ConvTranspose | Linear) and node not in static:
-            have[node], accumulates[node.name] = arrive(node.op, given[0], node.shape[1:])
-            events[node.name] = int((given[0] != 0).sum())
+            spikes = arriving(given[0], views)
+            have[node], accumulates[node.name] = arrive(node.op, spikes, node.shape[1:], views)
+            events[node.name] = int((spikes != 0).sum())
         elif not isinstance(node.op, Input):
             have[node] = node.op(*given)
-    return Run(tuple(have[o] for o in model.graph.outputs), accumulates, events)
+    return Run(tuple(model.whole(have[o], window) for o in model.graph.outputs), accumulates, events)
 
 
-def arrive(op: Conv | ConvTranspose | Linear, spikes: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int]:
-    """The membranes after `spikes` have arrived, of this `shape` a sample; how many synapses that touched."""
+def arriving(said: Tensor, views: int) -> Tensor:
+    """What is new in each view of what was `said` so far: [views · batch, …]."""
+    seen = said.chunk(views)
+    return torch.cat([seen[0], *(now - before for before, now in pairwise(seen))])
+
+
+def arrive(
+    op: Conv | ConvTranspose | Linear, spikes: Tensor, shape: tuple[int, ...], views: int = 1
+) -> tuple[Tensor, int]:
+    """The membranes after `spikes` have arrived, of this `shape` a sample; how many synapses that touched.
+
+    Both are [views · batch, …]; what arrives in a view stays in those after it.
+    """
     if isinstance(op, Linear):
-        return _products(op, spikes)
-    return _convolved(op, spikes, (len(spikes), *shape))
+        new, touched = _products(op, spikes)
+    else:
+        new, touched = _convolved(op, spikes, (len(spikes), *shape))
+    membrane = torch.stack(new.chunk(views)).cumsum(0).flatten(0, 1)
+    if op.bias is not None:
+        membrane = membrane + op.bias.reshape(-1, *[1] * (0 if isinstance(op, Linear) else len(shape) - 1))
+    return membrane, touched
 
 
 def _products(op: Linear, spikes: Tensor) -> tuple[Tensor, int]:
@@ -71,8 +90,6 @@ def _products(op: Linear, spikes: Tensor) -> tuple[Tensor, int]:
         reached = weight[column]
         membrane.index_add_(0, row, reached * rows[row, column, None])
         touched += int((reached != 0).sum())
-    if op.bias is not None:
-        membrane = membrane + op.bias
     return membrane.reshape(*spikes.shape[:-1], weight.shape[1]), touched
 
 
@@ -96,10 +113,7 @@ def _convolved(op: Conv | ConvTranspose, spikes: Tensor, shape: tuple[int, ...])
             row = at[inside] * groups + group[inside]
             membrane.index_add_(0, row, weights * value[inside, None])
             touched += int((weights != 0).sum())
-    whole = membrane.reshape(len(spikes), count, channels).transpose(1, 2).reshape(shape)
-    if op.bias is not None:
-        whole = whole + op.bias.reshape(-1, *[1] * len(places))
-    return whole, touched
+    return membrane.reshape(len(spikes), count, channels).transpose(1, 2).reshape(shape), touched
 
 
 def _target(

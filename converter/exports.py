@@ -1,8 +1,9 @@
 """Exporting: a converted network in a form that other programs run, verified before it has its name.
 
 Each form is a module of `converter.exporters` with `write(model, order, path)` and
-`check(path, model, x, timesteps)`. The file is written beside its target, run there on a few samples against
-the model in memory, and renamed only if it is the same network.
+`check(path, model, x, timesteps)`. One that writes a folder has a `MARK`, the file by which it is known, and
+one with more to say of what it wrote a `note(path)`. The file is written beside its target, run there on a
+few samples against the model in memory, and renamed only if it is the same network.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from converter.errors import UsageError
 from converter.exporters._check import Check, Order
-from converter.files import atomic_file
+from converter.files import atomic_directory, atomic_file, refuse_directory, refuse_file
 from converter.graph import BATCH, Graph, Node
 from converter.ops import AvgPool, MaxPool, ReduceMax, ReduceMean
 from converter.registry import did_you_mean
 from converter.schedules import Model, model_of
 
-FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2"}
+FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2", "c": "c", "compact": "compact"}
 """What `--to` names -> the module of `converter.exporters`."""
 SAMPLES = 4
 """How many samples an export is verified on."""
@@ -67,10 +68,27 @@ def export(
     Raises `ConversionError`, leaving nothing behind: for what the form cannot say, before anything is
     written; for a file that does not compute what the model does.
     """
-    chosen = exporter(form)
-    with atomic_file(target, force=force) as unfinished:
+    chosen, order = exporter(form), replace(order, name=Path(target).stem)
+    mark = getattr(chosen, "MARK", "")
+    opened = atomic_directory(target, force, mark) if mark else atomic_file(target, force=force)
+    with opened as unfinished:
         chosen.write(model, order, unfinished)
         return None if x is None else chosen.check(unfinished, model, x, order.timesteps).passed()
+
+
+def refuse(form: str, target: str | os.PathLike[str], force: bool) -> None:
+    """Raise `ArtefactError` if the form cannot go to `target`, `UsageError` if there is none: asked early."""
+    mark = getattr(exporter(form), "MARK", "")
+    if mark:
+        refuse_directory(Path(target), force, mark)
+    else:
+        refuse_file(Path(target), force)
+
+
+def noted(form: str, target: str | os.PathLike[str]) -> str:
+    """What there is to say of what was written, such as its size in a chip's memory; may be empty."""
+    told: str = getattr(exporter(form), "note", lambda path: "")(Path(target))
+    return told
 
 
 def averaged(model: Model) -> Model:

@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-def refuse_directory(target: Path, force: bool) -> None:
+def refuse_directory(target: Path, force: bool, mark: str = MARK) -> None:
     """Raise `ArtefactError` if an artefact cannot go to `target`: asked early, before any long work."""
     _refuse_parent(target)
     if not os.path.lexists(target):
@@ -38,10 +38,10 @@ def refuse_directory(target: Path, force: bool) -> None:
         raise ArtefactError(f"{target} exists and is not a directory", hint="write to another name")
     if not force:
         raise ArtefactError(f"{target} exists", hint="--force replaces it, or write to another name")
-    if any(target.iterdir()) and not (target / MARK).is_file():
+    if any(target.iterdir()) and not (target / mark).is_file():
         raise ArtefactError(
-            f"{target} exists and holds no {MARK}, so it is not replaced even with --force",
-            why="only a directory that a conversion wrote is replaced",
+            f"{target} exists and holds no {mark}, so it is not replaced even with --force",
+            why="only a directory that ann2snn wrote is replaced",
             hint="write to another name, or remove it yourself",
         )
 
@@ -56,20 +56,20 @@ def refuse_file(target: Path, force: bool) -> None:
 
 
 @contextmanager
-def atomic_directory(target: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+def atomic_directory(target: str | os.PathLike[str], force: bool = False, mark: str = MARK) -> Iterator[Path]:
     """Yield an empty directory to fill; it becomes `target` when the body ends without an exception.
 
-    An existing target is refused; with `force` one of ours (see `MARK`) is replaced, and put back if that
-    fails. An `OSError` of the writing becomes `ArtefactError`; other exceptions pass.
+    An existing target is refused; with `force` one of ours (it holds a file `mark`) is replaced, and put
+    back if that fails. An `OSError` of the writing becomes `ArtefactError`; other exceptions pass.
     """
     target = Path(target).absolute()
-    refuse_directory(target, force)
+    refuse_directory(target, force, mark)
     hidden = _neighbour(target)
     try:
         with _explained(target, hidden):
             hidden.mkdir()
             yield hidden
-            refuse_directory(target, force)
+            refuse_directory(target, force, mark)
             _flush_tree(hidden)
             _replace_directory(hidden, target)
     except BaseException:

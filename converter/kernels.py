@@ -12,6 +12,11 @@ Rounding errs by up to a factor 2^(1/2τ) (base-2), or θ₀/2T (linear); the fl
 continuous time, T → ∞, the linear kernel is exact. Spikes are found by comparison with the row, never with a
 logarithm, so what was decoded encodes to the same step.
 
+A neuron that begins to fire S < T steps after the window of its input began compares, at step k, with what
+has arrived in the steps before S + k of that window (early firing: T2FSNN, Park et al., DAC 2020). What it
+sees differs in T − S + 1 views, the last of them the whole window; they stand one after the other in the
+batch, [views · batch, …], and what it says is told in as many. S = T is one view.
+
 Pure functions of tensors: base-2 is the kernel of conversion-aware training (Lew et al., DAC 2022).
 """
 
@@ -53,18 +58,41 @@ def spike_steps(membrane: Tensor, scale: Tensor, falling: Tensor) -> Tensor:
     return steps - earlier.long() + later.long()
 
 
+def early_steps(membrane: Tensor, scale: Tensor, falling: Tensor, views: int) -> Tensor:
+    """The same while spikes still arrive: [views · batch, …] -> [batch, …].
+
+    The first step sees the first view, and so on; the last view holds from its own step on.
+    """
+    seen, row = membrane.chunk(views), falling.to(membrane)
+    steps = spike_steps(seen[-1], scale, falling).clamp_min(views - 1)
+    for step in reversed(range(views - 1)):
+        steps = torch.where(seen[step] >= scale * row[step], step, steps)
+    return steps
+
+
 def spike_values(steps: Tensor, scale: Tensor, worth: Tensor) -> Tensor:
     """What spikes at these steps carry: scale·worth[step], of the type of `scale`; `worth` is [T + 1]."""
     return scale * worth.to(scale)[steps]
 
 
 def fire_once(
-    membrane: Tensor, scale: Tensor, window: int, kernel: str, tau: float | None, coder: str
+    membrane: Tensor,
+    scale: Tensor,
+    window: int,
+    kernel: str,
+    tau: float | None,
+    coder: str,
+    offset: int | None = None,
 ) -> Tensor:
-    """What the one spike of each neuron carries, 0 for none; `tau` None is window / 6."""
-    reach = tau or window / 6
-    steps = spike_steps(membrane, scale, kernel_thresholds(kernel, window, reach, coder))
-    return spike_values(steps, scale, kernel_values(kernel, window, reach))
+    """What the one spike of each neuron carries, 0 for none or none yet: [views · batch, …], as `membrane`.
+
+    `tau` None is window / 6, `offset` None the window: one view.
+    """
+    reach, begins = tau or window / 6, offset or window
+    falling = kernel_thresholds(kernel, window, reach, coder)
+    steps = early_steps(membrane, scale, falling, window - begins + 1)
+    values = spike_values(steps, scale, kernel_values(kernel, window, reach))
+    return torch.cat([torch.where(steps < end, values, 0.0) for end in range(begins, window + 1)])
 
 
 def spike_times(membrane: Tensor, scale: Tensor) -> Tensor:

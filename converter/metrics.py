@@ -331,12 +331,14 @@ def _length(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.reshape(len(t), -1).double() for t in tensors], 1).square().sum(1).sqrt()
 
 
-def batch_that_fits(graph: Graph, wanted: int) -> int:
+def batch_that_fits(graph: Graph, wanted: int, timesteps: int = 1) -> int:
     """How many samples of a spiking graph to measure at a time: `wanted`, or fewer where neurons are many.
 
-    Each neuron of each sample takes about 20 bytes; together they stay near 2 GB. A fixed batch is kept.
+    Each neuron of each sample takes about 20 bytes, in each of its views in a window of `timesteps`; together
+    they stay near 2 GB. A fixed batch is kept.
     """
-    neurons = sum(size_of(node.shape) for node in graph if isinstance(node.op, Neuron))
+    layers = ((node.op, size_of(node.shape)) for node in graph if isinstance(node.op, Neuron))
+    neurons = sum(size * max(1, neuron.views(timesteps)) for neuron, size in layers)
     return graph.batch or max(1, min(wanted, NEURONS_AT_ONCE // max(neurons, 1)))
 
 

@@ -42,7 +42,7 @@ from converter.passes.spike import Spike
 from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
-DECIDED = 1000
+DECIDED = 10_000
 """On so many samples early answers are measured, at most."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples or steps done, of how many)."""
@@ -165,7 +165,7 @@ def convert(
     measured_on, unlabelled = (
         judge.measurable(data, parts.measurement) if judge else (parts.measurement, None)
     )
-    size = batch_that_fits(graph, settings.batch_size)
+    size = batch_that_fits(graph, settings.batch_size, max(settings.timesteps))
     ann, graph = ann.to(device), graph.to(device)
 
     def inputs() -> Iterator[Tensor]:

@@ -65,15 +65,24 @@ def words(model: Model) -> tuple[str, ...]:
         return (f"the first {model.delay} {steps} are run and not read out",) if model.delay else ()
     kept = waits(model.graph)
     layers = f"{model.stages} layer{'s' * (model.stages > 1)} of neurons in a row"
-    said = [f"windows of T steps, {layers}: an answer after {model.latency(1)}·T steps, an image every T"]
-    if isinstance(model, FirstSpikeModel):
+    offset = model.code.offset if isinstance(model, FirstSpikeModel) else None
+    if offset:
+        whole = "T" if model.encoding.constant else "2·T"
+        after = f"{whole} + {(model.stages - 1) * offset}"
+    else:
+        after = f"{model.latency(1)}·T"
+    said = [f"windows of T steps, {layers}: an answer after {after} steps, an image every T"]
+    if offset:
+        later = f"{offset} step{'s' * (offset > 1)} after the one before"
+        said.append(f"they overlap: each layer begins to fire {later}, on what has arrived by then")
+    elif isinstance(model, FirstSpikeModel):
         said.append(f"one layer after the other, no two at a time: after {model.latency_in_turn(1)}·T steps")
-        if model.continuous:
-            said.append("time is continuous, its unit a window: T = 1")
+    if isinstance(model, FirstSpikeModel) and model.continuous:
+        said.append("time is continuous, its unit a window: T = 1")
     if kept:
         values = sum(wait.windows * size_of(wait.source.shape) for wait in kept)
         longest = max(wait.windows for wait in kept)
         branches = f"{len(kept)} shorter branch{'es wait' if len(kept) > 1 else ' waits'}"
-        windows = f"{longest} window{'s' * (longest > 1)}"
+        windows = f"{longest * offset} steps" if offset else f"{longest} window{'s' * (longest > 1)}"
         said.append(f"{branches} in buffers, up to {windows}: {values} values a step in all")
     return tuple(said)

@@ -46,7 +46,7 @@ def segments(graph: Graph, *, sparing: bool) -> tuple[Segment, ...]:
     What comes after the last neurons belongs to none. Raises `Unsupported` where `unroll` does.
     """
     plan = Plan.of(graph)
-    refuse_astray(graph, plan)
+    refuse_astray(graph, plan.step)
     there: set[Node] = set(graph.inputs)
     ways: list[tuple[Node, tuple[Node, ...]]] = []
     for end in (node for node in plan.step if emits(node)):

@@ -7,7 +7,7 @@ for each step. Memory is that of all steps of the values still to be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,29 +34,38 @@ def fire_in_turn(node: Node, currents: Tensor) -> Tensor:
 class InWindows:
     """A `Fire` for the schedule `pipelined`: its one step is a whole window of `timesteps` steps.
 
-    What comes in is the mean over the window before, what is emitted the mean over the neuron's own.
+    What comes in is the mean over the window before, what is emitted the mean over the neuron's own. Neurons
+    that fire while it still comes in have more steps, their views: what was said so far, in the last all.
     """
 
     timesteps: int
 
     def __call__(self, node: Node, currents: Tensor) -> Tensor:
-        """[1, batch, …] -> [1, batch, …]. Raises `Unsupported` for what works step by step."""
+        """[views, batch, …] -> [views, batch, …]. Raises `Unsupported` for what works step by step."""
         if not isinstance(node.op, Neuron):
             raise Unsupported(
                 "the schedule pipelined runs whole windows",
                 [(node.where, "it works step by step")],
                 hint="--schedule stream",
             )
-        return Window(node.op, self.timesteps)(currents)
+        return Window(node.op, self.timesteps)(currents.flatten(0, 1)).reshape(currents.shape)
 
 
-def run_of(schedule: str, timesteps: int) -> tuple[int, Fire]:
-    """How to `unroll` a run of `timesteps` under this schedule: (steps, fire).
+def run_of(schedule: str, timesteps: int, graph: Graph) -> tuple[int, Fire]:
+    """How to `unroll` a run of `graph` for `timesteps` under this schedule: (steps, fire).
 
-    Either way the mean over the steps is what a value says: of a stream its `timesteps` steps, of a pipeline
-    one step, a whole window.
+    `said` is what a value says: of a stream the mean of its `timesteps` steps, of a pipeline its last step, a
+    whole window, mostly the only one.
     """
-    return (1, InWindows(timesteps)) if schedule == "pipelined" else (timesteps, fire_in_turn)
+    if schedule != "pipelined":
+        return timesteps, fire_in_turn
+    views = (node.op.views(timesteps) for node in graph if isinstance(node.op, Neuron))
+    return max(views, default=1), InWindows(timesteps)
+
+
+def said(fire: Fire, values: Tensor) -> Tensor:
+    """What `values` of all steps of a run say: [steps, batch, …] -> [batch, …]."""
+    return values[-1] if isinstance(fire, InWindows) else values.mean(0)
 
 
 def unroll(
@@ -71,7 +80,7 @@ def unroll(
     Raises `Unsupported` where the batch does not stand first: steps and batch are run as one dimension.
     """
     plan = Plan.of(graph)
-    refuse_astray(graph, plan)
+    refuse_astray(graph, plan.step)
     static = frozenset(plan.static)
     left = {node: len(users) for node, users in graph.users().items()}
     have: dict[Node, Tensor] = {graph.inputs[0]: x}
@@ -85,7 +94,7 @@ def unroll(
             listen(node, given)
             have[node] = each_in_time(node, given, fire, cumulative=node in plan.cumulative)
         if node in plan.frontier:
-            means[node] = have[node] if node in static else have[node].mean(0)
+            means[node] = have[node] if node in static else said(fire, have[node])
         for source in node.inputs:
             left[source] -= 1
             if not left[source]:
@@ -100,9 +109,9 @@ def over_time(value: Tensor, timesteps: int) -> Tensor:
     return value.expand(timesteps, *value.shape)
 
 
-def refuse_astray(graph: Graph, plan: Plan) -> None:
+def refuse_astray(graph: Graph, nodes: Iterable[Node]) -> None:
     """`Unsupported` where the batch does not stand first: steps and batch are run as one dimension."""
-    if astray := [node for node in plan.step if node.shape[:1] != (BATCH,)]:
+    if astray := [node for node in nodes if node.shape[:1] != (BATCH,)]:
         raise Unsupported(
             f"{graph.name} cannot be run operator by operator",
             [
@@ -116,7 +125,9 @@ def each_in_time(node: Node, values: Sequence[Tensor], fire: Fire, *, cumulative
     """What `node` makes of `values` [steps, batch, …] of all steps: [steps, batch, …]."""
     if isinstance(node.op, Stateful):
         return fire(node, values[0])
-    return _cumulative(node.op, values) if cumulative else each_step(node.op, values)
+    if cumulative and not isinstance(fire, InWindows):  # whose steps say what was said so far
+        return _cumulative(node.op, values)
+    return each_step(node.op, values)
 
 
 def each_step(op: Op, values: Sequence[Tensor]) -> Tensor:

@@ -76,7 +76,7 @@ ALLOWED = {
     "converter.segments": {"converter.spike_bits", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
     "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
-    "converter.first_spike": {*SCHEDULES, "converter.kernels", *SPIKING, *LEAVES},
+    "converter.first_spike": {*SCHEDULES, "converter.kernels", "converter.unroll", *SPIKING, *LEAVES},
     "converter.decision": {"converter.report", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
@@ -99,7 +99,12 @@ ALLOWED = {
         ),
         *("converter.report", "converter.graph", *BASE),
     },
-    "converter.exporters": {*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES},
+    # Exporters of whole numbers write the integer program, and hold what they wrote against its machine.
+    "converter.exporters": {
+        *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
+        *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
+        *("converter.exporters.read_compact", "converter.kernels"),
+    },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),

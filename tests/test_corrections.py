@@ -363,7 +363,7 @@ def test_no_layer_becomes_worse_on_held_out_samples_and_what_was_judged_is_what_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "layer_by_layer", watching)
         found = CORRECTIONS[correction](timesteps=timesteps, schedule=schedule)(start, lambda: [x], graph)
-    steps, fire_each = run_of(schedule, timesteps)
+    steps, fire_each = run_of(schedule, timesteps, start)
 
     def fire(node: Node, currents: Tensor) -> Tensor:
         spikes = fire_each(node, currents)

@@ -16,6 +16,7 @@ from calibrators.auto import Auto
 from calibrators.least_squares import LeastSquares, least_squares
 from calibrators.maximum import Maximum
 from calibrators.statistics import Histogram
+from converter.encodings.poisson import Poisson
 from converter.errors import Unsupported, UsageError
 from converter.events import arrive, simulate
 from converter.first_spike import FirstSpikeModel, StepByStep, spike_of
@@ -354,7 +355,7 @@ def test_calibrators_see_the_same_windows_and_the_least_squares_of_this_code() -
     x = IMAGES.float()
     for neuron in (FirstSpike(), FirstSpike(form="linear")):
         graph = spiking(BRANCHES, WEIGHTS, "float[N,3,8,8] x", neuron)
-        steps, fire = run_of("pipelined", 6)
+        steps, fire = run_of("pipelined", 6, graph)
         (answer,) = unroll(graph, x, steps, fire)
         assert torch.allclose(answer, FirstSpikeModel(graph)(x, 6), atol=1e-6)  # type: ignore[arg-type]
         fitted = LeastSquares(6)(graph, lambda: [x])
@@ -378,14 +379,23 @@ def test_least_squares_of_base_2_by_hand() -> None:
 def test_two_latencies_and_an_image_a_window() -> None:
     """r1 waits for r0, r2 for r1: three in a row, and r3. No two may fire together here."""
     model = branches(FirstSpike())
-    assert (model.latency(8), model.latency_in_turn(8)) == (8 * 5, 8 * 5)
+    assert (model.latency(8), model.latency_in_turn(8)) == (8 * 4, 8 * 4)
     assert words(model)[:2] == (
-        "windows of T steps, 4 layers of neurons in a row: an answer after 5·T steps, an image every T",
-        "one layer after the other, no two at a time: after 5·T steps",
+        "windows of T steps, 4 layers of neurons in a row: an answer after 4·T steps, an image every T",
+        "one layer after the other, no two at a time: after 4·T steps",
     )
     fork = "a = Relu(x) b = Relu(x) y = Add(a, b)"
     wide = FirstSpikeModel(spiking(fork, {}, "float[N,2] x", FirstSpike(), outputs="float[N,2] y"))
-    assert (wide.latency(8), wide.latency_in_turn(8)) == (16, 24)
+    assert (wide.latency(8), wide.latency_in_turn(8)) == (8, 16)
+
+
+def test_an_image_that_is_drawn_at_each_step_takes_a_window() -> None:
+    """A constant image is there at once, with all that the first layer integrates; spikes take T steps."""
+    graph = branches(FirstSpike(offset=3)).graph
+    assert FirstSpikeModel(graph).latency(8) == 3 * 3 + 8
+    drawn = FirstSpikeModel(graph, Poisson())
+    assert (drawn.latency(8), drawn.latency_in_turn(8)) == (8 + 3 * 3 + 8, 8 + 4 * 8)
+    assert words(drawn)[0].endswith("an answer after 2·T + 9 steps, an image every T")
 
 
 # What it cannot be

@@ -20,6 +20,7 @@ KINDS = {
     "base-2": ("--window", "8,16"),
     "linear": ("--window", "4,8", "--kernel", "linear"),
     "floor": ("--window", "9,12", "--tau", "2", "--coder", "floor"),
+    "overlapping": ("--window", "8,16", "--kernel", "linear", "--offset", "5"),
     "continuous": ("--window", "continuous"),
 }
 
@@ -39,7 +40,10 @@ def test_the_artefact_is_read_back_and_measured_alike(converted: Path) -> None:
     stored = artefact.read(converted)
     assert isinstance(stored.model, FirstSpikeModel)
     layers = stored.model.stages
-    assert [p["latency"] for p in report["curve"]] == [p["timesteps"] * (layers + 1) for p in report["curve"]]
+    step = 5 if converted.stem == "overlapping" else None
+    assert [p["latency"] for p in report["curve"]] == [
+        (layers - 1) * (step or p["timesteps"]) + p["timesteps"] for p in report["curve"]
+    ]
     assert all(0 < p["spikes_per_neuron"] <= 1 for p in report["curve"])
     assert report["curve"][-1]["accuracy"] > 0.97
     assert any("the earliest spike of its window wins" in each for each in report["pooling"])
@@ -144,6 +148,12 @@ def test_in_continuous_time_the_digits_are_answered_as_by_the_ann(tmp_path: Path
         (("--window", "0"), "whole numbers of 1 or more are wanted"),
         (("--window", "8", "--code", "rate"), "--window belongs to the first-spike code"),
         (("--tau", "2", "--code", "rate"), "--tau belongs to the first-spike code"),
+        (("--offset", "2", "--code", "rate"), "--offset belongs to the first-spike code"),
+        (
+            ("--offset", "9", "--window", "8"),
+            "a window of 8 steps is over before the next layer fires, 9 after",
+        ),
+        (("--offset", "2", "--window", "continuous"), "continuous time has no steps"),
         (("--neuron", "first-spike", "--code", "rate"), "the neuron first-spike"),
     ],
 )

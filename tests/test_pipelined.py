@@ -182,7 +182,7 @@ def test_what_is_heard_of_a_window_is_what_it_says() -> None:
 def test_calibrators_see_the_same_windows(neuron: Neuron) -> None:
     graph = spiking(BRANCHES, WEIGHTS, "float[N,3,8,8] x", neuron, outputs="float[N,M] y")
     x, spikes = weight(3, 3, 8, 8, seed=5), dict[str, Tensor]()
-    steps, fire = run_of("pipelined", 6)
+    steps, fire = run_of("pipelined", 6, graph)
 
     def remember(node: Node, currents: Tensor) -> Tensor:
         spikes[node.name] = fire(node, currents).mean(0)
@@ -194,7 +194,7 @@ def test_calibrators_see_the_same_windows(neuron: Neuron) -> None:
     list(PipelinedModel(graph).answers(x, [6], lambda: lambda n, v: heard.setdefault(n.name, []).append(v)))
     for name, mean in spikes.items():
         assert torch.allclose(torch.stack(heard[name]).mean(0), mean, atol=1e-5), name
-    assert run_of("stream", 6)[0] == 6
+    assert run_of("stream", 6, graph)[0] == 6
 
 
 def test_bias_correction_by_hand() -> None:

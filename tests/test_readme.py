@@ -180,11 +180,14 @@ def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
         record = json.loads(path.read_text())
         told = []
         for row in record["rows"]:
-            early = [f"{d['steps']:.1f}" for d in row["decisions"] if d["chosen"]]
+            early = [
+                [f"{d['latency']:.1f}", f"{100 * d['accuracy']:.2f}"] for d in row["decisions"] if d["chosen"]
+            ]
+            assert {d["samples"] for d in row["decisions"]} <= {row["samples"]}
             share = f"{100 * row['accumulates'] / row['ann_macs']:.1f}"
             accuracy, spikes = f"{100 * row['accuracy']:.2f}", f"{row['spikes_per_neuron']:.2f}"
-            told.append([row["kernel"], str(row["window"]), str(row["latency"]), accuracy, spikes, share])
-            told[-1] += early or ["–"]
+            run = row["kernel"], row["window"], row["offset"] or row["window"], row["latency"]
+            told.append([*map(str, run), accuracy, spikes, share, *(early or [["–", "–"]])[0]])
         assert lines == told
     ann = {f"{100 * row['ann_accuracy']:.2f}" for row in record["rows"]}
     assert ann == set(re.findall(r"mnist_cntk on 10,000 MNIST test images \(ANN ([\d.]+) %\)", README))

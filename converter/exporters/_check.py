@@ -33,6 +33,8 @@ class Order:
     """What a form says less exactly and the user accepts, by name."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """The content of report.json, for the notes in the file; may be empty."""
+    name: str = ""
+    """What the target is called, for names inside it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Check:
     differing: int = 0
     how: str = ""
     """How spikes were compared, if not over a whole run."""
+    exact: bool = False
+    """Whole numbers: not one spike may differ."""
 
     @property
     def words(self) -> str:
@@ -61,8 +65,9 @@ class Check:
 
     def passed(self) -> Check:
         """This check. Raises `ArtefactError` when the two are not the same network."""
-        allowed = ROUNDING if self.spikes and not self.differing else ANSWER
-        if self.differing <= max(SPIKES * self.spikes, 1) and self.difference <= allowed:
+        allowed = 0.0 if self.exact else ROUNDING if self.spikes and not self.differing else ANSWER
+        spikes = 0 if self.exact else max(SPIKES * self.spikes, 1)
+        if self.differing <= spikes and self.difference <= allowed:
             return self
         raise ArtefactError(
             "the exported network is not the one it was made from",

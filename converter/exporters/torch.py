@@ -61,6 +61,7 @@ _TAKEN = frozenset(dir(builtins)) | {
         "counted",
         "drawn",
         "each",
+        "views",
     ),
 }
 
@@ -88,6 +89,7 @@ def source(model: schedules.Model, report: Report | None = None) -> str:
         encode=writer.encode(),
         pipelined=writer.pipelined,
         once=isinstance(model, FirstSpikeModel),
+        offset=writer.offset,
         delay=model.delay,
         timing=[_plain(each) for each in schedules.words(model)],
         seed=model.seed,
@@ -126,6 +128,11 @@ class _Writer:
     def pipelined(self) -> bool:
         """Whether the file runs window by window."""
         return isinstance(self.model, PipelinedModel)
+
+    @property
+    def offset(self) -> int | None:
+        """After how many steps each layer begins to fire, where that is not a window."""
+        return self.model.code.offset if isinstance(self.model, FirstSpikeModel) else None
 
     def attribute(self, node: Node) -> str:
         return f"self.{self.model.names[node.name]}"
@@ -218,6 +225,15 @@ class _Writer:
     def windows(self) -> dict[str, list[str]]:
         """The parts of a model that runs window by window: from the mean input of a window to the answer."""
         rows = [row for n in self.model.graph for row in self.windowed(n)]
+        if self.offset:
+            ends = [self.local[n] for n in dict.fromkeys(self.model.graph.outputs)]
+            starts = [self.local[n] for n in self.model.graph.inputs]
+            rows = [
+                f"        views = timesteps - {self.offset} + 1",
+                *(f"        {name} = torch.cat([{name}] * views)" for name in starts),
+                *rows,
+                *(f"        {name} = {name}.chunk(views)[-1]" for name in ends),
+            ]
         return {"window": [*rows, *fold(f"return {self.outputs()}", 8)]}
 
     def windowed(self, node: Node) -> list[str]:

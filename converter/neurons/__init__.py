@@ -76,6 +76,10 @@ class Neuron(Stateful):
         given = [self.kernel.__name__, self.code_init(name), current, "timesteps", *self.code_arguments(name)]
         return f"fire_window({', '.join(given)})"
 
+    def views(self, timesteps: int) -> int:
+        """How often within a window of so many steps others look at what it has said: once, at the end."""
+        return 1
+
     def quantised(self, x: Tensor, ranges: Tensor, timesteps: int) -> Tensor:
         """What a window says of currents `x` [channels, …], were these the ranges [channels, 1]: as `x`."""
         levels = self.parts * timesteps

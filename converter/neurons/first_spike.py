@@ -19,6 +19,7 @@ from converter.errors import Refusal, UsageError
 from converter.kernels import (
     CODERS,
     KERNELS,
+    early_steps,
     fire_in_time,
     fire_once,
     kernel_thresholds,
@@ -39,7 +40,8 @@ class FirstSpike(Neuron):
     """`form` of the kernel, `base-2` with its `tau` in steps (None: a sixth of the window) or `linear`.
 
     `coder` is `round` or `floor`. `continuous` time takes the linear form and knows no steps: its window is
-    one step. `slack` is for continuous time alone.
+    one step. `slack` is for continuous time alone. `offset`: how many steps after the window of its input it
+    begins to fire, at most a window (None: that); what comes later is integrated later.
     """
 
     form: str = "base-2"
@@ -47,6 +49,7 @@ class FirstSpike(Neuron):
     coder: str = "round"
     continuous: bool = False
     slack: float = 1.5
+    offset: int | None = None
 
     choosable: ClassVar[bool] = False
     pools_spikes: ClassVar[bool] = True
@@ -67,6 +70,10 @@ class FirstSpike(Neuron):
             )
         if self.slack < 1:
             raise UsageError(f"the slack is {self.slack:g}; a window reaches at least as far as its scale")
+        if self.offset is not None and (self.continuous or self.offset < 1):
+            raise UsageError(
+                f"the offset is {self.offset} steps; it is 1 or more, and continuous time has no steps"
+            )
 
     @property
     def kernel(self) -> Kernel:
@@ -83,8 +90,24 @@ class FirstSpike(Neuron):
         """τ, in steps."""
         return self.tau or window / OCTAVES
 
+    def begins(self, window: int) -> int:
+        """How many steps after the window of its input its own begins."""
+        return self.offset or window
+
+    def views(self, timesteps: int) -> int:
+        return timesteps - self.begins(timesteps) + 1
+
     def check(self, window: int) -> None:
-        """`UsageError` for a window that cannot hold two values a factor two apart, as base-2 should."""
+        """`UsageError` for a window that is over before the next layer begins, or too small for its code.
+
+        Base-2 should hold two values a factor two apart.
+        """
+        if self.begins(window) > window:
+            raise UsageError(
+                f"a window of {window} step{'s' * (window > 1)} is over before the next layer fires, "
+                f"{self.offset} after it began",
+                hint=f"--window {self.offset} or more, or a smaller --offset",
+            )
         if self.continuous and window != 1:
             raise UsageError(f"time is continuous, there is no window of {window} steps", hint="-T 1")
         if self.form == "base-2" and window - 1 < self.reach(window):
@@ -103,14 +126,14 @@ class FirstSpike(Neuron):
         return limit if self.ceiling is None else limit.clamp(max=self.ceiling)
 
     def times(self, current: Tensor, window: int) -> Tensor:
-        """When membranes that have integrated `current` spike.
+        """When membranes that have integrated `current` spike: [views · batch, …] -> [batch, …].
 
         The step 0 … window − 1, `window` for never (int64); in continuous time windows, 1 for never.
         """
         if self.continuous:
             return spike_times(current, self.limit())
         falling = kernel_thresholds(self.form, window, self.reach(window), self.coder)
-        return spike_steps(current, self.calibrated(), falling)
+        return early_steps(current, self.calibrated(), falling, self.views(window))
 
     def worth(self, times: Tensor, window: int) -> Tensor:
         """What spikes at these `times` carry, 0 for never."""
@@ -124,8 +147,13 @@ class FirstSpike(Neuron):
         return times < (1 if self.continuous else window)
 
     def window(self, current: Tensor, timesteps: int) -> Tensor:
-        """What the one spike in a window of `timesteps` steps carries, after one that gave `current`."""
-        return self.worth(self.times(current, timesteps), timesteps)
+        """What the one spike in a window of `timesteps` steps carries, after one that gave `current`.
+
+        Both are [views · batch, …], see `converter.kernels`.
+        """
+        if self.continuous:
+            return self.worth(self.times(current, timesteps), timesteps)
+        return fire_once(current, self.calibrated(), timesteps, self.form, self.tau, self.coder, self.offset)
 
     def quantised(self, x: Tensor, ranges: Tensor, timesteps: int) -> Tensor:
         if self.continuous:
@@ -136,12 +164,13 @@ class FirstSpike(Neuron):
     def window_functions(self) -> tuple[Callable[..., Any], ...]:
         if self.continuous:
             return (spike_times, fire_in_time)
-        return (kernel_values, kernel_thresholds, spike_steps, spike_values, fire_once)
+        return (kernel_values, kernel_thresholds, spike_steps, early_steps, spike_values, fire_once)
 
     def code_window(self, name: str, current: str) -> str:
         scale = f"{name}.threshold"
         if not self.continuous:
-            return f"fire_once({current}, {scale}, timesteps, {self.form!r}, {self.tau!r}, {self.coder!r})"
+            how = f"{self.form!r}, {self.tau!r}, {self.coder!r}{f', {self.offset}' if self.offset else ''}"
+            return f"fire_once({current}, {scale}, timesteps, {how})"
         limit = f"{self.slack!r} * {scale}.amax()"
         limit = limit if self.ceiling is None else f"({limit}).clamp(max={self.ceiling!r})"
         return f"fire_in_time({current}, {limit})"
