@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 
 from benchmarks._common import SHARED, environment, markdown, write_result
 from calibrators import calibrators
+from converter import schedules
 from converter.config import neuron_for
 from converter.data import Source, open_source
 from converter.graph import Graph
@@ -114,8 +115,6 @@ DENSE = {
         decoder="fastestdet",
         figure=0.338,
         named="mAP50",
-        # correctors simulate operators with the batch in front, and its channel shuffles move it
-        chain=("least-squares",),
         runs=(*RUNS, *SHORT),
     ),
     "yunet": Dense(
@@ -180,7 +179,14 @@ def ann_figures(dense: Dense, every: int = 1) -> dict[str, float]:
 
 
 def measured(
-    name: str, dense: Dense, spikes: str, timesteps: Sequence[int], chain: Sequence[str], every: int
+    name: str,
+    dense: Dense,
+    spikes: str,
+    timesteps: Sequence[int],
+    chain: Sequence[str],
+    every: int,
+    schedule: str = "stream",
+    delay: int = 0,
 ) -> dict[str, Any]:
     """One conversion, calibrated for the last of `timesteps`; what is kept of it."""
     neuron, levels = neuron_for(spikes)
@@ -188,11 +194,14 @@ def measured(
     made: list[tuple[str, Any]] = []
     for name_of in chain:
         kind: Any = calibrators[name_of]
-        made.append((name_of, kind(timesteps=target)))
+        told = {"timesteps": target, "schedule": schedule}
+        made.append((name_of, kind(**{f.name: told[f.name] for f in fields(kind) if f.name in told})))
     settings = Settings(
         neuron=neuron,
         neuron_options={} if levels is None else {"levels": levels},
         timesteps=tuple(timesteps),
+        schedule=schedule,
+        delay=delay,
         calibration_samples=dense.calibration,
         batch_size=1,
         outputs=dense.cut,
@@ -207,6 +216,8 @@ def measured(
     return {
         "network": name,
         "spikes": spikes,
+        "schedule": schedule,
+        "delay": delay,
         "target": target,
         "calibrators": list(chain),
         "calibration_samples": dense.calibration,
@@ -257,6 +268,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--every", type=int, default=1, help="measure every n-th image (default: all)")
     parser.add_argument("--spikes", help="one kind of spikes, instead of those of the table")
     parser.add_argument("-T", "--timesteps", nargs="+", type=int, help="with --spikes: the last is aimed at")
+    parser.add_argument("--each", action="store_true", help="aim at each of -T by a conversion of its own")
+    parser.add_argument("--schedule", default="stream", choices=schedules.SCHEDULES)
+    parser.add_argument(
+        "--delay", type=int, default=0, help="steps of a stream that are run and not read out"
+    )
     parser.add_argument("--calibrator", nargs="+", help="instead of those of the network")
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--threads", type=int)
@@ -272,10 +288,14 @@ def main(arguments: Sequence[str]) -> int:
         print({name: round(value, 4) for name, value in found.items()})
         return 0
     chain = tuple(asked.calibrator or dense.chain)
-    wanted = [(asked.spikes, asked.timesteps)] if asked.spikes else [(s, [t]) for s, t in dense.runs]
+    wanted: list[tuple[str, Sequence[int]]] = [(s, [t]) for s, t in dense.runs]
+    if asked.spikes:
+        each = [[t] for t in asked.timesteps] if asked.each else [asked.timesteps]
+        wanted = [(asked.spikes, some) for some in each]
     runs: list[dict[str, Any]] = []
     for spikes, times in wanted:
-        runs.append(measured(asked.network, dense, spikes, times, chain, asked.every))
+        run = measured(asked.network, dense, spikes, times, chain, asked.every, asked.schedule, asked.delay)
+        runs.append(run)
         print(table(runs[-1:], dense.named), file=sys.stderr, flush=True)
         facts = {"network": asked.network, "figure": dense.figure, "named": dense.named, "runs": runs}
         threads = torch.get_num_threads()

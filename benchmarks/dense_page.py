@@ -12,8 +12,11 @@ HEAD = """\
 
 Whole networks through `--task`, ANN and spiking network on the same images by the same code; calibration
 images are others. *Every* n-th image of the set was measured. *Output error* is |SNN − ANN| / |ANN| over all
-outputs, averaged over images. The slowest layer is the one whose mean spikes are furthest from its activation
-after the longest run. IoU is that of the thing against the ground, over all pixels together.
+outputs, averaged over images. *Latency* is steps from image to answer: in a *stream* as many as T; where
+layers are *pipelined*, each integrating a window of T steps and firing in the next, T for each layer in a row
+and one more. The slowest layer is the one whose mean spikes are furthest from its activation after the
+longest run. IoU is that of the thing against the ground, over all pixels together. A set of a few dozen
+images gives a figure of its own: hold the SNN against the ANN beside it.
 """
 
 
@@ -25,10 +28,13 @@ def section(records: Iterable[dict[str, Any]]) -> str:
         named = record["named"]
         for run in record["runs"]:
             chain = " + ".join(run["calibrators"])
-            about = [record["network"], f"{run['images']} (every {run['every']}.)", run["spikes"], chain]
+            about = [record["network"], f"{run['images']} (every {run['every']}.)"]
+            about += [run["spikes"], run.get("schedule", "stream"), chain]
             for row in run["rows"]:
                 figures = f"{row['figures'][named]:.3f}", f"{run['ann'][named]:.3f}"
                 costs = f"{row['output_error']:.4f}", f"{row['spikes_per_neuron']:.2f}"
-                lines.append([*about, row["timesteps"], named, *figures, *costs, run["slowest"]["layer"]])
-    header = "network|images|spikes|calibrators|T|figure|SNN|ANN|output error|spikes per neuron|slowest layer"
+                time = row["timesteps"], row["latency"]
+                lines.append([*about, *time, named, *figures, *costs, run["slowest"]["layer"]])
+    header = "network|images|spikes|schedule|calibrators|T|latency|figure|SNN|ANN|output error"
+    header += "|spikes per neuron|slowest layer"
     return "\n".join([HEAD, markdown(header, lines), "".join(commands)])

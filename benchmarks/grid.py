@@ -11,6 +11,7 @@ of other methods, seeds and time steps stay.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -146,7 +147,8 @@ def grid(network: str, work: Iterable[Job], asked: argparse.Namespace, arguments
 
 def shown(point: Point) -> float:
     """Accuracy, or agreement where there are no labels."""
-    return point.agreement if point.accuracy is None else point.accuracy
+    share = point.agreement if point.accuracy is None else point.accuracy
+    return math.nan if share is None else share
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -275,5 +275,5 @@ def measure(
         labelled = labelled and labels is not None
         samples += len(x)
         neurons = sum(tally.neurons.values())
-    points = tuple(a.point(t, t, samples, neurons, labelled, peer.macs) for t, a in answers.items())
+    points = tuple(a.point(t, t, samples, neurons, labelled, True, peer.macs) for t, a in answers.items())
     return points, right / samples if labelled else None

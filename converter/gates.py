@@ -31,14 +31,14 @@ def hold(measured: Measured, task: Task | None, max_drop: float | None, gates: S
     """Raise `GateError` for what the last point misses; `UsageError` for a gate there is not."""
     last = measured.curve[-1]
     missed, allowed = [], []
-    what, drop = dropped(measured, task)
-    if max_drop is not None and not drop <= max_drop:
-        missed.append(f"the {what} is {drop:.2f} points below the ANN's")
-        allowed.append(f"--max-drop allows {max_drop:g}")
-    most = {
-        "output-error": max(o.curve[-1].error for o in measured.outputs),
-        "divergence": last.divergence,
-    }
+    if max_drop is not None:
+        what, drop = dropped(measured, task)
+        if not drop <= max_drop:
+            missed.append(f"the {what} is {drop:.2f} points below the ANN's")
+            allowed.append(f"--max-drop allows {max_drop:g}")
+    most = {"output-error": max(o.curve[-1].error for o in measured.outputs)}
+    if last.divergence is not None:
+        most["divergence"] = last.divergence
     least = task.curve[-1].figures if task and task.curve else {}
     for name, value in map(gate_of, gates):
         if name not in most and name not in least:
@@ -63,5 +63,10 @@ def dropped(measured: Measured, task: Task | None) -> tuple[str, float]:
         (name, ann), figures = next(iter(task.ann.items())), task.curve[-1].figures
         return name, 100 * (ann - figures[name])
     if measured.ann_accuracy is None or last.accuracy is None:
+        if last.agreement is None:
+            raise UsageError(
+                "--max-drop has nothing to go by: outputs are no scores of classes, and there are no labels",
+                hint="--task with --labels, or --gate output-error=X",
+            )
         return "agreement", 100 * (1 - last.agreement)
     return "accuracy", 100 * (measured.ann_accuracy - last.accuracy)

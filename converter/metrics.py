@@ -44,6 +44,10 @@ class Measurement:
 class Witness(Protocol):
     """Sees the answers while they are measured."""
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the first output scores classes, the largest being the answer."""
+
     def ann(self, first: int, outputs: Sequence[Tensor]) -> None:
         """The ANN's outputs for a batch that begins with the sample `first` of the run."""
 
@@ -115,15 +119,16 @@ class Answers:
         samples: float,
         neurons: int,
         labelled: bool,
+        ranks: bool,
         macs: float,
     ) -> Point:
-        """The sums over `samples` as a point of the curve; analog `macs` a sample."""
+        """The sums over `samples` as a point of the curve; `ranks`: of classes; analog `macs` a sample."""
         return Point(
             timesteps=timesteps,
             accuracy=self.right / samples if labelled else None,
-            agreement=self.agree / samples,
+            agreement=self.agree / samples if ranks else None,
             output_error=self.error / samples,
-            divergence=self.divergence / samples,
+            divergence=self.divergence / samples if ranks else None,
             spikes_per_neuron=self.spikes / samples / neurons,
             latency=latency,
             microjoules=microjoules(self.operations / samples, macs),
@@ -242,7 +247,10 @@ def measure(
     layers = dict(zip(model.neurons, total.layers, strict=True))
     neurons = sum(size_of(n.shape) for n in layers)
     macs = macs_of(model.plan.static)
-    curve = tuple(a.point(t, model.latency(t), samples, neurons, labelled, macs) for t, a in answers.items())
+    ranks = scores_classes([o.shape for o in ann.outputs]) if witness is None else witness.ranks
+    curve = tuple(
+        a.point(t, model.latency(t), samples, neurons, labelled, ranks, macs) for t, a in answers.items()
+    )
     operations = answers[last].operations / samples
     return Measurement(
         samples=int(samples),
@@ -257,6 +265,12 @@ def measure(
         )
         | {"execution": model.execution(max(t.samples for t in every))},
     )
+
+
+def scores_classes(outputs: Sequence[Shape]) -> bool:
+    """Whether the first output may score classes along axis 1: several; not places, one output among more."""
+    first, *others = outputs
+    return len(first) > 1 and first[1] > 1 and (len(first) == 2 or not others)
 
 
 def tiled(model: Model, batches: Labelled) -> Labelled:

@@ -110,12 +110,13 @@ class Point:
     timesteps: int
     accuracy: float | None
     """Share of samples whose largest output is the label; None without labels."""
-    agreement: float
-    """Share of samples whose largest output is the ANN's."""
+    agreement: float | None
+    """Share of samples whose largest output is the ANN's; None where outputs are no scores of classes."""
     output_error: float
     """|SNN − ANN| over |ANN|, Euclidean over each sample's outputs, averaged."""
-    divergence: float
-    """KL(ANN ‖ SNN) of the first output as a distribution over its classes, in nats, averaged."""
+    divergence: float | None
+    """KL(ANN ‖ SNN) of the first output as a distribution over its classes, in nats, averaged; None as above.
+    """
     spikes_per_neuron: float
     """Spikes per neuron up to this step."""
     latency: int | None = None

@@ -90,6 +90,15 @@ def test_a_figure_that_is_not_measured_is_no_gate() -> None:
         hold(Run(), TASK, None, ["mIoU=0.5"])
 
 
+def test_without_labels_and_classes_there_is_nothing_to_drop_from() -> None:
+    run = Run(curve=(Point(8, None, None, 0.01, None, 1.0),))
+    hold(run, None, None, ["output-error=0.03"])
+    with pytest.raises(UsageError, match="nothing to go by"):
+        hold(run, None, 5, [])
+    with pytest.raises(UsageError, match="there is no gate 'divergence' here"):
+        hold(run, None, None, ["divergence=1"])
+
+
 def test_without_labels_agreement_is_what_may_drop() -> None:
     with pytest.raises(GateError, match=r"the agreement is 10\.00 points below"):
         hold(Run(), None, 5, [])

@@ -14,7 +14,14 @@ from converter.encodings.poisson import Poisson
 from converter.errors import DataError
 from converter.graph import BATCH, Graph
 from converter.importer import load
-from converter.metrics import batch_that_fits, count_right, measure, relative_error, sample_shape
+from converter.metrics import (
+    batch_that_fits,
+    count_right,
+    measure,
+    relative_error,
+    sample_shape,
+    scores_classes,
+)
 from converter.neurons import Neuron
 from converter.neurons.burst import Burst
 from converter.neurons.multi_level import MultiLevel
@@ -139,7 +146,30 @@ def test_without_labels_there_is_agreement_and_no_accuracy() -> None:
     found = measure(RateModel(graph), graph, [(torch.rand(3, 2), None)], (2,))
     assert found.ann_accuracy is None
     assert found.curve[0].accuracy is None
+    assert found.curve[0].agreement is not None
     assert 0 <= found.curve[0].agreement <= 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "scores"),
+    [
+        ([(BATCH, 10)], True),
+        ([(BATCH, 10), (BATCH, 4, 2)], True),  # and an auxiliary one
+        ([(BATCH, 1)], False),  # one value, always the largest
+        ([(BATCH, 1000, 1, 1)], True),
+        ([(BATCH, 2, 31, 47)], True),  # of pixels
+        ([(BATCH, 6400, 1), (BATCH, 6400, 4)], False),  # places and boxes
+        ([(BATCH,)], False),
+    ],
+)
+def test_what_scores_classes(outputs: list[tuple[int, ...]], scores: bool) -> None:
+    assert scores_classes(outputs) is scores
+
+
+def test_boxes_agree_on_nothing() -> None:
+    graph = network("h = Relu(x) y = Gemm(h, w)", {"w": torch.ones(2, 1)}, "float[N,2] x")
+    (point,) = measure(RateModel(graph), graph, [(torch.ones(3, 2), None)], (2,)).curve
+    assert (point.agreement, point.divergence, point.output_error) == (None, None, 0.0)
 
 
 def test_what_is_analog_costs_multiplications_once_and_what_is_encoded_does_not() -> None:

@@ -139,6 +139,15 @@ def test_without_labels_it_is_an_agreement_and_nobody_speaks_of_accuracy() -> No
     assert "without labels" in card(unlabelled)
 
 
+def test_where_outputs_are_no_scores_of_classes_nobody_speaks_of_agreement() -> None:
+    curve = tuple(replace(p, agreement=None, divergence=None) for p in report(labelled=False).curve)
+    boxes = replace(report(labelled=False), curve=curve)
+    assert words.headline(boxes) == "after 16 steps of binary spikes its outputs are 10.0 % from the ANN's"
+    for text in (Reader(page(boxes)).words, card(boxes)):
+        assert "10.0 %" in text
+        assert not re.search("agreement|divergence|KL", text)
+
+
 def test_settled_is_the_step_after_which_it_never_falls_behind_again() -> None:
     assert words.settled(report()) == 16
     there_and_back = (Point(1, 0.92, 1, 0, 0, 0), Point(2, 0.5, 1, 0, 0, 0), Point(4, 0.9111, 1, 0, 0, 0))

@@ -148,6 +148,30 @@ def test_the_quantised_weights_of_the_readme_are_those_measured() -> None:
     assert {(name, weights): [images, weights, *rest] for name, images, weights, *rest in rows} == found
 
 
+def test_the_dense_networks_of_the_readme_are_those_measured() -> None:
+    found = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("dense-*.json")):
+        record = json.loads(path.read_text())
+        named = record["named"]
+        for run in record["runs"]:
+            row = run["rows"][-1]
+            kind = [record["network"], str(run["images"]), run["spikes"], run.get("schedule", "stream")]
+            figures = f"{row['figures'][named]:.3f}", f"{run['ann'][named]:.3f}"
+            costs = f"{row['output_error']:.3f}", f"{row['spikes_per_neuron']:.2f}"
+            found.append(
+                [
+                    *kind,
+                    str(row["timesteps"]),
+                    str(row["latency"]),
+                    f"{named} {figures[0]}",
+                    figures[1],
+                    *costs,
+                ]
+            )
+    _, rows = table("Detectors and segmenters")
+    assert rows == found
+
+
 def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
     _, rows = table("One spike each")
     shown = {name: [row[1:] for row in rows if row[0] == name] for name, *_ in rows}

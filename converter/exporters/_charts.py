@@ -49,12 +49,17 @@ _STYLE: dict[Any, Any] = {
 
 
 def accuracy_chart(report: Report) -> str:
-    """Accuracy (with labels) and agreement with the ANN against time, the ANN's accuracy as a line across."""
+    """Accuracy (with labels) and agreement with the ANN against time, the ANN's accuracy as a line across.
+
+    Empty where outputs are no scores of classes.
+    """
+    agreement = [p.agreement for p in report.curve if p.agreement is not None]
+    if not agreement:
+        return ""
 
     def draw(axes: Axes) -> None:
         times = [p.timesteps for p in report.curve]
         marked = [times.index(p.timesteps) for p in milestones(report.curve)]
-        agreement = [p.agreement for p in report.curve]
         accuracy = [p.accuracy for p in report.curve if p.accuracy is not None]
         labelled = len(accuracy) == len(times)
         if report.ann_accuracy is not None and labelled:
@@ -97,12 +102,17 @@ def accuracy_chart(report: Report) -> str:
 
 
 def divergence_chart(report: Report) -> str:
-    """KL from the ANN at each step, its axis in powers of ten; what is less than a millionth stands there."""
+    """KL from the ANN at each step, its axis in powers of ten; what is less than a millionth stands there.
+
+    Empty where outputs are no scores of classes.
+    """
+    nats = [max(p.divergence, 1e-6) for p in report.curve if p.divergence is not None]
+    if not nats:
+        return ""
 
     def draw(axes: Axes) -> None:
         times = [p.timesteps for p in report.curve]
         marked = [times.index(p.timesteps) for p in milestones(report.curve)]
-        nats = [max(p.divergence, 1e-6) for p in report.curve]
         axes.plot(times, nats, "o-", ms=5, lw=2, markevery=marked, color=MAIN)
         _in_powers_of_ten(axes, nats)
         _over_time(axes, report)

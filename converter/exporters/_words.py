@@ -160,6 +160,8 @@ def headline(report: Report) -> str:
             next(iter(f.items())) for f in (report.task.ann, report.task.curve[-1].figures)
         )
         return f"{name} {figure(snn)} after {steps}, the ANN has {figure(ann)}"
+    if last.accuracy is None and last.agreement is None:
+        return f"after {steps} its outputs are {percent(last.output_error)} from the ANN's"
     if last.accuracy is None:
         return f"after {steps} it answers as the ANN does on {percent(last.agreement)} of the samples"
     return f"{percent(last.accuracy)} after {steps}, the ANN has {percent(report.ann_accuracy)}"

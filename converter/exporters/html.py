@@ -59,8 +59,8 @@ def page(report: Report, picture: bytes | None = None) -> str:
             settling=words.settling(report),
             points=words.milestones(report.curve),
             late=words.late(report.curve),
-            accuracy_chart=Markup(accuracy_chart(report)) if report.curve else "",
-            divergence_chart=Markup(divergence_chart(report)) if report.curve else "",
+            accuracy_chart=Markup(accuracy_chart(report)),
+            divergence_chart=Markup(divergence_chart(report)),
             spikes_chart=Markup(spikes_chart(report)) if report.curve else "",
             searches=[
                 (step, Markup(search_chart(f"search{place}", step.trials)))

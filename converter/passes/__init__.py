@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from converter.errors import ModelError
 from converter.graph import Graph
 from converter.neurons import Neuron
+from converter.passes.batch_first import batch_first
 from converter.passes.drop_identity import drop_identity
 from converter.passes.fold_affine import fold_affine
 from converter.passes.fold_batchnorm import fold_batchnorm
@@ -20,6 +21,7 @@ from converter.passes.pool_first import pool_first
 Pass = Callable[[Graph], Graph]
 
 PIPELINE: tuple[Pass, ...] = (
+    batch_first,
     drop_identity,
     fold_batchnorm,
     fold_affine,

@@ -84,6 +84,11 @@ class Judge:
                     f"{labels.words} holds {kind[has]}, --task {question.task} needs {kind[question.task]}"
                 )
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the first output scores classes: of pixels, not of boxes."""
+        return self.question.task == "segment"
+
     def measurable(self, data: Source, indices: Sequence[int]) -> tuple[list[int], str | None]:
         """The labelled ones; a warning where some are not. Raises `DataError` when none is."""
         if data.expected is None or len(data.expected) != 4:
