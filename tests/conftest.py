@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# how long an example takes says more of the machine than of the code
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 

@@ -90,7 +90,7 @@ def test_a_structure_loses_nothing(name: str, neuron: Neuron, tmp_path: Path) ->
             total.add_(value)
 
     alone = network(tmp_path, body)
-    for time, (answer,) in zip(range(1, STEPS + 1), model.iterate(x, listen), strict=False):
+    for time, (answer,) in model.run(x, range(1, STEPS + 1), listen):
         (expected,) = judge(alone, total / time)
         assert worst(answer, expected) < 1e-5, (name, time)
     assert bool(total.abs().sum() > 0)

@@ -94,8 +94,13 @@ def test_every_neuron_fires_as_in_torch(name: str, tmp_path: Path) -> None:
     model = RateModel(layer(drive, neuron))
     x = weight(5, 3, seed=3, scale=1.0)
     heard: list[Tensor] = []
+
+    def listen(node: Node, value: Tensor) -> None:
+        if node.name == "n1":
+            heard.append(value.clone())
+
     with torch.inference_mode():
-        want = outputs_of(model(x, 16, listen=lambda n, v: heard.append(v) if n.name == "n1" else None))[0]
+        want = outputs_of(model(x, 16, listen=listen))[0]
     made = run_step(model, x, 16, tmp_path)
     assert all(torch.equal(a["n1"], b) for a, b in zip(made, heard, strict=True))
     assert torch.stack(heard).unique().numel() > 2

@@ -58,13 +58,13 @@ def different(graph: Graph, x: Tensor, timesteps: int) -> tuple[int, int, State]
 
     def listen(node: Node, value: Tensor) -> None:
         if isinstance(node.op, Neuron):
-            floats[node.name] = value
+            floats[node.name] = value.clone()
 
     told = IntegerModel(program).steps(x, state, wholes.__setitem__)
     wrong = fired = 0
     with torch.no_grad():
-        simulated = RateModel(graph).double().iterate(x.double(), listen)
-        for (readout,), whole in islice(zip(simulated, told, strict=False), timesteps):
+        simulated = RateModel(graph, plain=True).double().run(x.double(), range(1, timesteps + 1), listen)
+        for (_, (readout,)), whole in zip(simulated, told, strict=False):
             torch.testing.assert_close(whole.double(), readout, rtol=1e-6, atol=1e-6)
             for name, spikes in floats.items():
                 wrong += int((spikes != wholes[name].double() * 2.0 ** exponents[name]).sum())
