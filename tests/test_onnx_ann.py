@@ -19,7 +19,7 @@ from torch import Tensor
 from converter import ops
 from converter.errors import ConversionError, Unsupported, UsageError
 from converter.exporters._onnx import graph_to_onnx
-from converter.exporters._onnx_ops import FORMS
+from converter.exporters._onnx_forms import FORMS
 from converter.graph import BATCH, Constant, Graph, Input, Node, Op
 from converter.importer import load
 from converter.passes import apply

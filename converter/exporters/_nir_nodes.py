@@ -52,7 +52,7 @@ def affine(weight: Tensor, bias: Tensor) -> nir.NIRNode:
 
 
 def scale(factor: Tensor) -> nir.NIRNode:
-    """Each value times its factor: in weights, which everyone reads, where it is one a channel; or a Scale."""
+    """Each value times its factor: in weights, which all tools read, if it is one a channel; or a Scale."""
     each = per_channel(factor)
     weight = None if each is None else diagonal(len(factor), (1,) * (factor.dim() - 1), 1.0)
     if each is None or weight is None:

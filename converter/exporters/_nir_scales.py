@@ -20,9 +20,9 @@ def without_scales(nodes: Nodes, edges: Edges) -> tuple[Nodes, Edges]:
     nodes, edges = dict(nodes), list(edges)
     for name in [n for n, node in nodes.items() if isinstance(node, nir.Scale)]:
         factor = torch.from_numpy(nodes[name].scale)
-        (source,) = (a for a, b in edges if b == name)
+        source, *more = (a for a, b in edges if b == name)
         each = per_channel(factor)
-        alone = sum(a == source for a, _ in edges) == 1
+        alone = not more and sum(a == source for a, _ in edges) == 1
         if each is not None and alone and isinstance(nodes[source], nir.Conv2d | nir.Affine):
             nodes[source] = _scaled(nodes[source], each)
             del nodes[name]

@@ -58,7 +58,10 @@ class Signals:
     def output(self, node: Node, name: str) -> None:
         """`node` as an output of the graph."""
         (part,) = self.known[node]
-        self._add(name, nir.Output({"output": np.array(part.shape)}), self._plain(part))
+        sources = self._plain(part)
+        if len(sources) > 1:  # nirtorch 2.6 does not add up what an output reads
+            sources = [self._add(f"{name}_sum", nir.Scale(array(torch.ones(part.shape))), sources)]
+        self._add(name, nir.Output({"output": np.array(part.shape)}), sources)
 
     def _parts(self, node: Node) -> tuple[Part, ...]:
         shape = node.shape[1:]
