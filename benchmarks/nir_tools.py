@@ -4,7 +4,8 @@
 
 Every image is a current, the same in each of so many steps; the answers are the outputs' mean over the steps.
 `adjusted` says to the tool what the file's conventions say and it does not read: how to reset, no leak, one
-spike a step; and loads with nirtorch's present loader where the tool uses the one that is given up. One line of JSON goes to standard output: the versions.
+spike a step; and loads with nirtorch's present loader where the tool uses the one that is given up. One line
+of JSON goes to standard output: the versions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Runner = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def norse(graph: Any, adjusted: bool) -> Runner:
-    """Its IF is set to 0 and has no other reset; its loader, nirtorch.load, walks branches in a wrong order."""
+    """Its IF is set to 0 and has no other reset; its loader, nirtorch.load, takes branches in wrong order."""
     import norse.torch
     from norse.torch.utils.import_nir import _import_norse_module
 

@@ -15,12 +15,15 @@ from converter.graph import Node
 
 @form(ops.Linear)
 def linear(w: Writer, node: Node, inputs: Sequence[str]) -> str:
-    """Gemm on a matrix; else MatMul on the last dimension."""
+    """Gemm on a matrix; else MatMul on the last dimension.
+
+    Its weights stay floats: behind int8 ones onnxruntime rounds what MatMul reads to eight bits too.
+    """
     op = of(node, ops.Linear)
     bias = [] if op.bias is None else [w.weight(op.bias, f"{w.scope}.bias")]
     if len(node.shape) == 2:
         return w.add("Gemm", *inputs, stored(w, op), *bias, transB=1)
-    product = w.add("MatMul", *inputs, stored(w, op, turned=True))
+    product = w.add("MatMul", *inputs, w.weight(op.weight.T, f"{w.scope}.weight"))
     return w.add("Add", product, *bias) if bias else product
 
 
@@ -55,13 +58,15 @@ def _windows(op: ops.Conv | ops.ConvTranspose, kernel: Sequence[int]) -> dict[st
     }
 
 
-def stored(w: Writer, op: ops.Conv | ops.ConvTranspose | ops.Linear, *, turned: bool = False) -> str:
-    """The weight, or its transpose: int8 codes times a scale a channel where that is it, else as it is."""
+def stored(w: Writer, op: ops.Conv | ops.ConvTranspose | ops.Linear) -> str:
+    """The weight: int8 codes times a scale for each channel where that is what it is, else as it is."""
     packed, axis = op.packed, 1 if isinstance(op, ops.ConvTranspose) else 0
     if packed is not None and len(packed.scale) == op.weight.shape[axis]:
         along = [-1 if i == axis else 1 for i in range(op.weight.dim())]
         if torch.equal(packed.codes.float() * packed.scale.reshape(along), op.weight.cpu()):
-            codes = w.weight(packed.codes.T if turned else packed.codes, f"{w.scope}.codes")
-            scale = w.weight(packed.scale, f"{w.scope}.scale")
-            return w.add("DequantizeLinear", codes, scale, axis=1 - axis if turned else axis)
-    return w.weight(op.weight.T if turned else op.weight, f"{w.scope}.weight")
+            codes, scale = (
+                w.weight(packed.codes, f"{w.scope}.codes"),
+                w.weight(packed.scale, f"{w.scope}.scale"),
+            )
+            return w.add("DequantizeLinear", codes, scale, axis=axis)
+    return w.weight(op.weight, f"{w.scope}.weight")
