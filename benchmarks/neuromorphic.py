@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import mnist_network, nir_tools, train_digits
-from benchmarks._common import SHARED, environment, made_by, markdown, write_result
+from benchmarks._common import SHARED, environment, markdown, write_result
 from calibrators.percentile import Percentile
 from converter.data import open_source
 from converter.exporters._check import Order
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
             for reset in ("soft", "hard"):
                 rows.append(row(asked.tools, name, path, reset, asked.images, asked.timesteps))
                 print(rows[-1], file=sys.stderr, flush=True)
-    facts = {"timesteps": asked.timesteps, "images": asked.images}
-    write_result("nir", {**made_by(["nir"]), "environment": environment(1), **facts, "rows": rows})
+    facts = {"timesteps": asked.timesteps, "images": asked.images, "rows": rows}
+    write_result("nir", ["nir", "--tools", "PYTHON"], {**facts, **environment(1)})
     print(table(rows))
     return 0
