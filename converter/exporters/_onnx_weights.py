@@ -17,7 +17,7 @@ from converter.graph import Node
 def linear(w: Writer, node: Node, inputs: Sequence[str]) -> str:
     """Gemm on a matrix; else MatMul on the last dimension.
 
-    Its weights stay floats: behind int8 ones onnxruntime rounds what MatMul reads to eight bits too.
+    Its weights stay floats: of int8 ones and MatMul onnxruntime 1.31 makes MatMulNBits, which is less exact.
     """
     op = of(node, ops.Linear)
     bias = [] if op.bias is None else [w.weight(op.bias, f"{w.scope}.bias")]
