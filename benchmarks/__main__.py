@@ -24,6 +24,11 @@ BENCHMARKS = {
     ),
     "c": ("c_code", "what does a network in C take, in flash, RAM and instructions?"),
     "dense": ("dense", "how well do whole detectors and segmenters do as spiking networks?"),
+    "nir": ("neuromorphic", "do NIR files of ours mean in other people's tools what they mean here?"),
+    "export": (
+        "exported",
+        "what does a step of the exported ONNX cost in onnxruntime, and does it fire the same spikes?",
+    ),
     "page": ("page", "write docs/benchmarks.md from the results that are kept"),
 }
 """Name -> the module that has its `main(arguments) -> exit code`, and what it answers."""

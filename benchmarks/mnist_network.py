@@ -20,19 +20,25 @@ from converter.data import open_source
 EPOCHS, BATCH_SIZE, RATE = 3, 100, 2e-3
 
 
-def network() -> nn.Sequential:
+def network(pool: type[nn.Module] = nn.MaxPool2d) -> nn.Sequential:
     """The layers."""
     return nn.Sequential(
-        *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(8, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), pool(2)),
+        *(nn.Conv2d(8, 16, 5, padding=2), nn.ReLU(), pool(2)),
         *(nn.Flatten(), nn.Linear(16 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
 
 
-def train(images: Tensor, labels: Tensor, epochs: int = EPOCHS, seed: int = 0) -> nn.Sequential:
+def train(
+    images: Tensor,
+    labels: Tensor,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    pool: type[nn.Module] = nn.MaxPool2d,
+) -> nn.Sequential:
     """The network after AdamW under a one-cycle learning rate."""
     torch.manual_seed(seed)
-    made, steps = network(), epochs * (len(images) // BATCH_SIZE)
+    made, steps = network(pool), epochs * (len(images) // BATCH_SIZE)
     optimizer = torch.optim.AdamW(made.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
     for _ in range(epochs):
@@ -45,7 +51,7 @@ def train(images: Tensor, labels: Tensor, epochs: int = EPOCHS, seed: int = 0) -
     return made.eval()
 
 
-def make(path: Path) -> Path:
+def make(path: Path, pool: type[nn.Module] = nn.MaxPool2d) -> Path:
     """Train it and write it to `path`."""
     source = open_source(f"{SHARED}/data/mnist.npz:train", expected=(1, 1, 28, 28))
     images, labels = next(source.batches(range(len(source)), len(source)))
@@ -53,7 +59,7 @@ def make(path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls this exporter legacy
         torch.onnx.export(
-            train(images, labels),
+            train(images, labels, pool=pool),
             (torch.zeros(2, 1, 28, 28),),
             path,
             dynamo=False,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -37,12 +37,13 @@ class Layer(nn.Sequential):
 class Digits(nn.Module):
     """[N, 1, 8, 8] -> [N, 10]: two residual stages that meet in a concatenation, and a linear head.
 
-    stem 16@8x8 -> residual block -> max-pool -> 32@4x4 residual block; both stages, pooled to 2x2, are
+    stem 16@8x8 -> residual block -> pool (maximum) -> 32@4x4 residual block; both stages, pooled to 2x2, are
     concatenated (48 channels) and read by one linear layer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Callable[[Tensor, int], Tensor] = F.max_pool2d) -> None:
         super().__init__()
+        self.pool = pool
         self.stem = Layer(1, 16)
         self.first, self.second = Layer(16, 16), Layer(16, 16)
         self.widen = Layer(16, 32)
@@ -53,9 +54,9 @@ class Digits(nn.Module):
         """Logits."""
         x = F.relu(self.stem(image))
         early = F.relu(x + self.second(F.relu(self.first(x))))
-        y = F.relu(self.widen(F.max_pool2d(early, 2)))
+        y = F.relu(self.widen(self.pool(early, 2)))
         late = F.relu(y + self.fourth(F.relu(self.third(y))))
-        both = torch.cat((F.max_pool2d(early, 4), F.max_pool2d(late, 2)), dim=1)
+        both = torch.cat((self.pool(early, 4), self.pool(late, 2)), dim=1)
         logits: Tensor = self.head(both.flatten(1))
         return logits
 
@@ -71,11 +72,13 @@ def shifted(images: Tensor, random: torch.Generator) -> Tensor:
     )
 
 
-def train(images: Tensor, labels: Tensor, seed: int = 0) -> Digits:
+def train(
+    images: Tensor, labels: Tensor, seed: int = 0, pool: Callable[[Tensor, int], Tensor] = F.max_pool2d
+) -> Digits:
     """The network after `EPOCHS` of AdamW under a one-cycle learning rate, in evaluation mode."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    network = Digits()
+    network = Digits(pool)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * (len(images) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_RATE, total_steps=steps)

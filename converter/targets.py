@@ -44,8 +44,9 @@ TARGETS = {
         bits=8,
         neurons=1_000_000,
         synapses=120_000_000,
-        source="Intel's technology brief of 2021, and open-neuromorphic.org on Loihi 2: up to 1 million "
-        "neurons and 120 million synapses a chip; lava runs networks with weights of 8 bits",
+        source="open-neuromorphic.org on Loihi 2: up to 1 million neurons and 120 million synapses a chip; "
+        "lava-nc/lava, src/lava/utils/weightutils.py (commit 19ad0c1): its weights have 8 bits. "
+        "Fan-in and fan-out: not published",
     ),
     "speck": Target(
         bits=8,

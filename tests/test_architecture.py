@@ -29,7 +29,10 @@ OWNERS = {
     "skopt": {"calibrators.bayesian"},
     "torchvision": set[str](),
     "pycocotools": set[str](),
-    "nir": {"converter.exporters.nir", "converter.exporters._nir_signals"},
+    "nir": {
+        *("converter.exporters.nir", "converter.exporters._nir_signals"),
+        *("converter.exporters._nir_nodes", "converter.exporters._nir_scales"),
+    },
 }
 BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.packed", "converter.view", *BASE}

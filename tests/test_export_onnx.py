@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,25 +24,31 @@ from converter.exporters import onnx as step_form
 from converter.exporters import onnx_loop as loop_form
 from converter.exporters import pt2
 from converter.exporters._check import Check, Order
+from converter.exporters._onnx import graph_to_onnx
 from converter.exporters._onnx_neurons import KERNELS
 from converter.exporters._onnx_run import check_step, session, steps
 from converter.exports import export, exporter
 from converter.first_spike import FirstSpikeModel
+from converter.fixed_point import fixed_point
 from converter.graph import BATCH, Graph, Input, Node, Op
 from converter.importer import load
 from converter.neurons import Neuron, neurons
-from converter.ops import Linear, MaxPool, Mul
+from converter.ops import Conv, ConvTranspose, Linear, MaxPool, Mul
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.pipelined import PipelinedModel
+from converter.quantise import quantise
 from converter.rate import RateModel
 from converter.schedules import Model
 from converter.temporal_bias import TemporalBias
+from converter.weights import parse
 from converter.withdrawal import Withdrawal
 from tests.models import weight
 from tests.random_networks import network
 from tests.test_fuzz import GENES, outputs_of, spiking
 
+INT8 = parse("int8")
+assert INT8 is not None
 THETA = torch.tensor([0.7, 1.3, 0.9])
 
 
@@ -201,13 +208,57 @@ def test_a_run_answers_as_in_torch(kind: type[Model], digits_model: Path, tmp_pa
     assert sizes == ([6, "N", 10] if kind is RateModel else ["N", 10])
 
 
-def test_a_program_of_torch_runs_where_only_torch_is(digits_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "count"), [("int8", 7), ("log2:5", 0)])
+def test_weights_with_codes_are_int8_and_a_scale_where_that_is_what_they_are(
+    form: str, count: int, digits_model: Path, tmp_path: Path
+) -> None:
+    """All seven layers of the embedded network; no spike differs. Exponents are no multiples of a scale."""
+    x = torch.rand(4, 1, 8, 8)
+    format = parse(form)
+    assert format is not None
+    quantised = quantise(apply(load(digits_model))[0], format)
+    model = RateModel(fixed_point(Maximum()(Spike()(quantised), lambda: [x]), 1.0))
+    for name in ("onnx", "onnx-loop"):
+        check = export(model, Order(16), name, tmp_path / name, (x,))
+        assert check is not None
+        assert (check.differing, check.difference < 1e-6) == (0, True)
+        proto = onnx.load(tmp_path / name)
+        onnx.checker.check_model(proto, full_check=True)
+        bodies = [a.g for node in proto.graph.node for a in node.attribute if a.name == "body"]
+        held = [w for graph in (proto.graph, *bodies) for w in graph.initializer]
+        assert sum(w.data_type == onnx.TensorProto.INT8 for w in held) == count
+    whole = export(RateModel(digits(digits_model, x)), Order(16), "onnx", tmp_path / "whole", (x,))
+    assert whole is not None
+    share = (tmp_path / "onnx").stat().st_size / (tmp_path / "whole").stat().st_size
+    assert (share < 0.5) is (count > 0)
+
+
+def test_a_scale_is_of_the_channel_that_is_written() -> None:
+    """Which of a transposed convolution is the second dimension; a matrix on many rows stays in floats."""
+    for op, shape, axis in (
+        (Linear(weight(3, 4)), (BATCH, 5, 4), None),
+        (Linear(weight(3, 4)), (BATCH, 4), 0),
+        (ConvTranspose(weight(4, 3, 2), None, (1,), (0,), (0,), (1,)), (BATCH, 4, 5), 1),
+        (Conv(weight(3, 4, 2), None, (1,), (0,), (1,)), (BATCH, 4, 5), 0),
+    ):
+        x = Node(Input(), (), "x", shape)
+        graph = quantise(Graph((x,), (Node.of(op, x, name="y"),)), INT8)
+        proto = graph_to_onnx(graph)
+        found = [n.attribute[0].i for n in proto.graph.node if n.op_type == "DequantizeLinear"]
+        assert found == [axis] * (axis is not None)
+        given = torch.rand(2, *shape[1:])
+        runner = onnxruntime.InferenceSession(proto.SerializeToString())
+        (made,) = runner.run(None, {"x": given.numpy()})
+        torch.testing.assert_close(torch.from_numpy(made), graph.run(given)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_program_of_torch_runs_where_only_torch_is(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    x = torch.rand(2, 1, 8, 8)
-    model = RateModel(digits(digits_model, x))
-    check = export(model, Order(4), "pt2", tmp_path / "d.pt2", (x,))
+    first, last = (neurons[name](threshold=THETA) for name in ("integrate-fire", "signed"))
+    model = RateModel(layer(first, Linear(weight(3, 3)), last))
+    check = export(model, Order(4), "pt2", tmp_path / "d.pt2", (torch.rand(2, 3),))
     assert check is not None
     assert (check.differing, check.difference) == (0, 0.0)
     program = (
@@ -215,7 +266,7 @@ def test_a_program_of_torch_runs_where_only_torch_is(digits_model: Path, tmp_pat
         "notes = {'notes.json': ''}\n"
         "step = torch.export.load(sys.argv[1], extra_files=notes).module()\n"
         "states = json.loads(json.loads(notes['notes.json'])['states'])\n"
-        "x = torch.linspace(0, 1, 320).reshape(5, 1, 8, 8)\n"
+        "x = torch.linspace(0, 1, 15).reshape(5, 3)\n"
         "held = tuple(torch.tensor(s['initial'], dtype=torch.float32).expand(\n"
         "    [5 if d == 'N' else d for d in s['shape']]).clone() for s in states)\n"
         "for _ in range(3):\n"
@@ -227,7 +278,7 @@ def test_a_program_of_torch_runs_where_only_torch_is(digits_model: Path, tmp_pat
     told, ours = done.stdout.rsplit(maxsplit=1)
     assert ours == "False"
     with torch.inference_mode():
-        want = outputs_of(model(torch.linspace(0, 1, 320).reshape(5, 1, 8, 8), 3))[0][-1]
+        want = outputs_of(model(torch.linspace(0, 1, 15).reshape(5, 3), 3))[0][-1]
     assert torch.equal(torch.tensor(json.loads(told)), want)
 
 

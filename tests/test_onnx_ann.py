@@ -19,7 +19,7 @@ from torch import Tensor
 from converter import ops
 from converter.errors import ConversionError, Unsupported, UsageError
 from converter.exporters._onnx import graph_to_onnx
-from converter.exporters._onnx_ops import FORMS
+from converter.exporters._onnx_forms import FORMS
 from converter.graph import BATCH, Constant, Graph, Input, Node, Op
 from converter.importer import load
 from converter.passes import apply
@@ -54,7 +54,7 @@ def images(graph: Graph, batch: int = 3) -> list[Tensor]:
     return [torch.randn([batch if d == BATCH else d for d in i.shape], generator=draw) for i in graph.inputs]
 
 
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=12, derandomize=True, deadline=None)
 @given(genes=GENES, dynamic=st.booleans(), opset=st.sampled_from([13, 17, 20, 22]))
 def test_random_networks_are_written_as_they_are(genes: list[int], dynamic: bool, opset: int) -> None:
     graph = load(network(genes, dynamic=dynamic)[0])
@@ -63,15 +63,16 @@ def test_random_networks_are_written_as_they_are(genes: list[int], dynamic: bool
     assert_written(folded, *images(folded), opset=opset)
 
 
-def test_what_the_official_cases_read_as_is_written_as_it_is(tell: Callable[[str], None]) -> None:
-    """Every operator in every way the specification shows, if it can be read."""
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_the_official_cases_read_as_is_written_as_it_is(step: int, tell: Callable[[str], None]) -> None:
+    """Every operator in every way the specification shows, if it can be read; or every twelfth of them."""
     counts: Counter[str] = Counter()
     wrong = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the generators divide by zero on purpose
         from onnx.backend.test.case.node import collect_testcases
 
-        for case in collect_testcases(None):
+        for case in collect_testcases(None)[::step]:
             inputs, _ = case.data_sets[0]
             for model in filter(None, (case.model, frozen(case.model, inputs))):
                 try:
@@ -89,7 +90,7 @@ def test_what_the_official_cases_read_as_is_written_as_it_is(tell: Callable[[str
                 break
     tell(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
     assert wrong == []
-    assert counts["are the same"] > 500
+    assert counts["are the same"] > 480 // step
 
 
 def same_as_read(graph: Graph, x: list[Tensor]) -> None:

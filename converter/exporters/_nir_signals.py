@@ -1,8 +1,12 @@
 """A graph of spikes that carry their threshold, as NIR nodes whose spikes are 1.
 
 What a value is in NIR is a `Part`, or several along dimension 1 where values were joined: the sum over NIR
-nodes, each times a factor (one sample's shape), of what they emit. Convolutions and matrices take the factor
-into their weights; a pool and a reshape hand it on; before a neuron or an output it becomes a Scale.
+nodes, each times a factor (one sample's shape), of what they emit. Convolutions, matrices and pools take the
+factor into their weights; a reshape hands it on; before a neuron or an output it becomes a node of its own.
+
+Neurons of a layer have one threshold: where channels differ, what they read is divided by it, and it is 1.
+A mean is a convolution. So a file is of Conv2d, Affine, IF and Flatten, which is what every tool reads; only
+what would be too wide, or differs from place to place, is an AvgPool2d or a Scale.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 import nir
 import numpy as np
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from converter import ops
 from converter.errors import Refusal
+from converter.exporters._nir_nodes import absorbed, affine, array, conv, diagonal, equal, full, times, whole
 from converter.graph import BATCH, Input, Node, batch_axes
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
@@ -54,7 +58,10 @@ class Signals:
     def output(self, node: Node, name: str) -> None:
         """`node` as an output of the graph."""
         (part,) = self.known[node]
-        self._add(name, nir.Output({"output": np.array(part.shape)}), self._plain(part))
+        sources = self._plain(part)
+        if len(sources) > 1:  # nirtorch 2.6 does not add up what an output reads
+            sources = [self._add(f"{name}_sum", nir.Scale(array(torch.ones(part.shape))), sources)]
+        self._add(name, nir.Output({"output": np.array(part.shape)}), sources)
 
     def _parts(self, node: Node) -> tuple[Part, ...]:
         shape = node.shape[1:]
@@ -90,7 +97,7 @@ class Signals:
                 return tuple(part for parts in given for part in parts)
             case ops.Affine(scale, None) if scale is not None and len(given[0]) == 1:
                 (part,) = given[0]
-                scaled = [(n, _times(f, scale, part.shape)) for n, f in part.sources]
+                scaled = [(n, times(f, scale, part.shape)) for n, f in part.sources]
                 return (replace(part, sources=tuple(scaled)),)
             case ops.MaxPool() | ops.ReduceMax():
                 raise Refusal("is a maximum, which NIR has no node for", "--maxpool average")
@@ -102,21 +109,25 @@ class Signals:
         if len(given) > 1:
             raise Refusal("reads values that are joined")
         shape = node.shape[1:]
-        threshold = _full(op.calibrated(), shape)
-        initial = _full(op.init()[0], shape)
+        worth = full(op.calibrated(), shape)
+        parts, initial, threshold = given[0], full(op.init()[0], shape), worth
+        if not bool((worth == worth.flatten()[0]).all()):
+            parts = replace(parts, sources=tuple((n, times(f, 1 / worth, shape)) for n, f in parts.sources))
+            initial, threshold = initial / worth, torch.ones(shape)
         told = {
             "layer": node.name,
-            "v_initial": _array(initial),
+            "worth": array(worth),
+            "v_initial": array(initial),
             "reset": "subtract" if op.reset == "soft" else "zero",
         }
         made = nir.IF(
             r=np.ones(shape, dtype=np.float32),
-            v_threshold=_array(threshold),
+            v_threshold=array(threshold),
             v_reset=np.zeros(shape, dtype=np.float32),
             metadata=told,
         )
-        part = self._made(node.name, made, self._plain(given[0]), shape)
-        return replace(part, sources=((part.sources[0][0], threshold),))
+        part = self._made(node.name, made, self._plain(parts), shape)
+        return replace(part, sources=((part.sources[0][0], worth),))
 
     def _weighted(self, node: Node, given: tuple[Part, ...]) -> Part:
         """A convolution or matrix for each part; factors go into its weights, the bias into the first."""
@@ -126,7 +137,7 @@ class Signals:
         if isinstance(op, ops.Conv) and weight.dim() != 4:
             raise Refusal("is a convolution in other than two dimensions")
         if isinstance(op, ops.Conv):
-            weight = _whole(weight, op.groups)
+            weight = whole(weight, op.groups)
         if isinstance(op, ops.Linear) and len(node.shape) != 2:
             raise Refusal("is a matrix on a dimension of many")
         sources: list[tuple[str, Tensor | None]] = []
@@ -137,10 +148,14 @@ class Signals:
             start += width
             names, factor = self._common(part, spatial=isinstance(op, ops.Conv))
             if factor is not None:
-                columns = _absorbed(columns, factor)
+                columns = absorbed(columns, factor)
             name = node.name if len(given) == 1 else f"{node.name}_{place}"
             own = bias if place == 0 else torch.zeros_like(bias)
-            made = _conv(op, columns, own, part.shape) if isinstance(op, ops.Conv) else _affine(columns, own)
+            if isinstance(op, ops.Conv):
+                windows = (op.stride or (1, 1), op.padding or (0, 0), op.dilation or (1, 1))
+                made = conv(columns, own, windows, part.shape)
+            else:
+                made = affine(columns, own)
             sources += self._made(name, made, names, node.shape[1:]).sources
         return Part(tuple(sources), node.shape[1:])
 
@@ -158,7 +173,13 @@ class Signals:
             (n + 2 * p - k) // s + 1
             for n, k, s, p in zip(part.shape[1:], kernel, stride, padding, strict=True)
         ]
-        made = nir.AvgPool2d(np.array(kernel), np.array(stride), np.array(padding))
+        weight = diagonal(part.shape[0], kernel, 1 / prod(kernel))
+        if weight is None:
+            made = nir.AvgPool2d(np.array(kernel), np.array(stride), np.array(padding))
+        else:
+            weight = weight if factor is None else absorbed(weight, factor)
+            made = conv(weight, torch.zeros(len(weight)), (stride, padding, (1, 1)), part.shape)
+            factor = None
         pooled = self._made(
             f"{node.name}_{place}" if place else node.name, made, names, (part.shape[0], *size)
         )
@@ -177,7 +198,7 @@ class Signals:
         """The sources of a part, and their factor if it is one for all (and for all places, if `spatial`)."""
         factors = [factor for _, factor in part.sources]
         names = [name for name, _ in part.sources]
-        same = len(set(names)) == len(names) and all(_equal(a, factors[0]) for a in factors)
+        same = len(set(names)) == len(names) and all(equal(a, factors[0]) for a in factors)
         first = factors[0] if factors else None
         even = (
             first is None or not spatial or bool((first == first.reshape(len(first), -1)[:, :1, None]).all())
@@ -185,15 +206,14 @@ class Signals:
         return (names, first) if same and even else (self._plain(part), None)
 
     def _plain(self, part: Part) -> list[str]:
-        """NIR nodes whose sum is the part: a Scale after each that has a factor, or is read again."""
+        """NIR nodes whose sum is the part: a scale after each that has a factor, or is read again."""
         found = []
         for name, factor in part.sources:
             if factor is None and name not in found:
                 found.append(name)
                 continue
-            scale = torch.ones(part.shape) if factor is None else factor
-            made = nir.Scale(_array(scale.expand(part.shape)))
-            found.append(self._add(f"{name}_scaled", made, [name]))
+            by = torch.ones(part.shape) if factor is None else factor.expand(part.shape)
+            found.append(self._add(f"{name}_scaled", nir.Scale(array(by)), [name]))
         return found
 
     def _made(self, name: str, made: nir.NIRNode, sources: Sequence[str], shape: tuple[int, ...]) -> Part:
@@ -208,52 +228,3 @@ class Signals:
         self.nodes[name] = made
         self.edges += [(source, name) for source in sources]
         return name
-
-
-def _whole(weight: Tensor, groups: int) -> Tensor:
-    """The same convolution without groups: nir 1.0.8 takes one group's channels for those of the input."""
-    out, each = len(weight) // groups, weight.shape[1]
-    full = weight.new_zeros(len(weight), each * groups, *weight.shape[2:])
-    for g in range(groups):
-        full[g * out : (g + 1) * out, g * each : (g + 1) * each] = weight[g * out : (g + 1) * out]
-    return full
-
-
-def _absorbed(weight: Tensor, factor: Tensor) -> Tensor:
-    """The weights of each input channel times its factor."""
-    each = factor.reshape(len(factor), -1)[:, 0]
-    return weight * each.reshape(1, -1, *[1] * (weight.dim() - 2))
-
-
-def _conv(op: ops.Conv, weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> nir.NIRNode:
-    return nir.Conv2d(
-        (shape[1], shape[2]),
-        _array(weight),
-        op.stride or (1, 1),
-        op.padding or (0, 0),
-        op.dilation or (1, 1),
-        1,
-        _array(bias),
-    )
-
-
-def _affine(weight: Tensor, bias: Tensor) -> nir.NIRNode:
-    return nir.Affine(_array(weight), _array(bias))
-
-
-def _full(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A parameter of a neuron for each of its neurons; [C, 1, 1], or with a batch of one."""
-    return value.reshape(value.shape[max(value.dim() - len(shape), 0) :]).expand(shape)
-
-
-def _times(factor: Tensor | None, scale: Tensor, shape: tuple[int, ...]) -> Tensor:
-    full = _full(scale, shape)
-    return full if factor is None else factor * full
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
-def _array(value: Tensor) -> Any:
-    return np.ascontiguousarray(value.detach().cpu().numpy())

@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from converter.errors import Refusal
 from converter.exporters._onnx import Writer, described
+from converter.exporters._onnx_forms import form
 from converter.exporters._onnx_neurons import PARTS, stepped
-from converter.exporters._onnx_ops import form
 from converter.graph import Node
 from converter.kernels import kernel_thresholds, kernel_values
 from converter.neurons.first_spike import FirstSpike

@@ -1,7 +1,7 @@
 """Neuromorphic Intermediate Representation (.nir): the graph for simulators and chips that read it.
 
-A neuron there emits 1, not its threshold θ: the weights that read it are multiplied by θ; where that is not
-possible, a Scale stands on the edge. What NIR leaves open is said in the metadata, `conventions`:
+A neuron there emits 1, not its threshold θ: the weights that read it are multiplied by θ. What NIR leaves
+open, or says otherwise (its IF goes back to v_reset), is said in the metadata, `conventions`:
 
     v ← v + R·I each step (dt = 1);  spike where v ≥ v_threshold;  reset subtract: v ← v − v_threshold,
     reset zero: v ← v_reset;  the answer is the mean of the output over the steps
@@ -22,6 +22,7 @@ import nir
 from converter.errors import Refusal, Unsupported, UsageError
 from converter.exporters._check import Check, Order
 from converter.exporters._nir_run import check_run
+from converter.exporters._nir_scales import without_scales
 from converter.exporters._nir_signals import Signals
 from converter.graph import Node
 from converter.neurons.integrate_fire import IntegrateFire
@@ -63,8 +64,8 @@ def graph_of(model: Model, allow: tuple[str, ...] = ()) -> nir.NIRGraph:
         writer.output(output, "output" if len(model.graph.outputs) == 1 else f"output_{place}")
     resets = {n.op.reset for n in model.neurons if isinstance(n.op, IntegrateFire)}
     said = CONVENTIONS | {"reset": "subtract" if resets == {"soft"} else "zero"}
-    made = nir.NIRGraph(writer.nodes, writer.edges, metadata={"conventions": json.dumps(said)})
-    return made
+    nodes, edges = without_scales(writer.nodes, writer.edges)
+    return nir.NIRGraph(nodes, edges, metadata={"conventions": json.dumps(said)})
 
 
 def begins_at_zero(node: Node) -> None:
