@@ -50,6 +50,8 @@ CEILING: Chain = ("ceiling",)
 CORRECTED: Chain = ("ceiling", "coordinate")
 AUTO: Chain = ("least-squares", "coordinate", "reconstruction", "coordinate")
 """What `auto` takes for binary spikes in a stream, given time."""
+TWICE: Chain = (*AUTO, *AUTO[2:])
+"""The same, its last two steps once more."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ RATES = (
     ("stream", CEILING, TIMES),
     ("stream", CORRECTED, TIMES),
     ("stream", AUTO, (4,)),
+    ("stream", TWICE, (4,)),
 )
 FIRST = (("first-spike", CEILING, (24,)),)
 """First spikes with the base-2 kernel and weights of 5 bits; the schedule is pipelined, T the window."""
@@ -76,7 +79,9 @@ RUNS = {
     "digits-stream2": Run(
         "digits", "stream", ("--steps", "2", "--epochs", "6"), (("stream", CEILING, (2, 4, 8)),)
     ),
-    "resnet20-qcfs4": Run("resnet20", "qcfs", ("--levels", "4", "--epochs", "12", *DISTILLED, *CIFAR), RATES),
+    "resnet20-qcfs4": Run(
+        "resnet20", "qcfs", ("--levels", "4", "--epochs", "20", "--distill", "0.9", *CIFAR), RATES
+    ),
     "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
     "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
     "resnet20-stream4": Run(
