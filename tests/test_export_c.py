@@ -24,38 +24,22 @@ from converter.exporters import _c_run, c, compact, read_compact
 from converter.exporters._bounds import width
 from converter.exporters._c_text import identifier, said, spread
 from converter.exporters._check import Order
-from converter.fixed_point import fixed_point
 from converter.graph import Graph
 from converter.importer import load
 from converter.neurons import Neuron, neurons
 from converter.passes import apply
 from converter.passes.spike import Spike
-from converter.quantise import quantise
 from converter.rate import RateModel
 from tests.conftest import ROOT
 from tests.models import parse as network
 from tests.models import weight
-from tests.test_integer import branched, format_of, made
+from tests.test_integer import branched, made, single
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler `cc` here")
 STRICT = (*_c_run.FLAGS, "-O0", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 """What overflows, or reads past an array, fails."""
 QUICK = (*_c_run.FLAGS, "-O0", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 """The first half of it, compiled in a third of the time."""
-
-
-def single() -> Graph:
-    """w = 127/256, θ = 1, v₀ = ½, as in test_integer: at x = ¾ it fires in steps 2 and 5, by 64 · 2^-6."""
-    model = network(
-        "h = MatMul(x, w)  a = Relu(h)  y = MatMul(a, v)",
-        {"w": torch.full((1, 1), 127 / 256), "v": torch.full((1, 1), 127 / 256)},
-        inputs="float[N,1] x",
-    )
-    graph = quantise(Spike(neurons["integrate-fire"]())(apply(load(model))[0]), format_of("int8"))
-    one = graph.map(
-        lambda n: replace(n, op=replace(n.op, threshold=torch.tensor(1.0))) if isinstance(n.op, Neuron) else n
-    )
-    return fixed_point(one, 2.0)
 
 
 def exported(graph: Graph, folder: Path, form: str, x: Tensor, steps: int, **others: int) -> exports.Check:

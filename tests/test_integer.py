@@ -72,8 +72,8 @@ def different(graph: Graph, x: Tensor, timesteps: int) -> tuple[int, int, State]
     return wrong, fired, state
 
 
-def test_one_neuron_by_hand() -> None:
-    """w = 127/256, θ = 1, v₀ = ½, x = ¾: the current is 0.372, so it fires in steps 2 and 5, by 64 · 2^-6."""
+def single() -> Graph:
+    """One neuron in fixed point: w = 127/256, θ = 1, v₀ = ½."""
     model = network(
         "h = MatMul(x, w)  a = Relu(h)  y = MatMul(a, v)",
         {"w": torch.full((1, 1), 127 / 256), "v": torch.full((1, 1), 127 / 256)},
@@ -83,7 +83,12 @@ def test_one_neuron_by_hand() -> None:
     one = graph.map(
         lambda n: replace(n, op=replace(n.op, threshold=torch.tensor(1.0))) if isinstance(n.op, Neuron) else n
     )
-    program = program_of(fixed_point(one, 2.0))
+    return fixed_point(one, 2.0)
+
+
+def test_one_neuron_by_hand() -> None:
+    """At x = ¾ the current is 0.372, so it fires in steps 2 and 5, by 64 · 2^-6."""
+    program = program_of(single())
     grid, weigh, fire, _ = program.instructions
     assert [i.kind for i in program.instructions] == ["input", "weigh", "fire", "weigh"]
     assert (grid.exponent, weigh.exponent, fire.exponent) == (2 - 9, -7 - 12, -6)
