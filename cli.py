@@ -516,7 +516,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Of the activations: where thresholds begin.",
 )
 @click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
-@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For qcfs, tcl: learn at last with a stream of so many steps.")
 @click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
 @click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
 @click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
@@ -524,7 +524,8 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     "--phases",
     type=Written("channels"),
     metavar="A,B,C",
-    help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
+    help="For cat: where in the training clip, spikes and weights begin [default: 0.1,0.4,0.6]; "
+    "for qcfs, tcl: where the stream does [0.5].",
 )
 @click.option(
     "--weights", type=Written("weights"), metavar="FORMAT", help="For cat: as in convert, in the last phase."
