@@ -39,7 +39,7 @@ from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
+from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial, best
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 DECIDED = 10_000
@@ -181,7 +181,7 @@ def convert(
         steps.append(Step("weights", {"format": settings.weights}, said_of_weights(graph, off)))
         clock.lap("weights")
     low, high = input_range(inputs())
-    waiting, ran = list(calibrators), list[str]()
+    waiting, ran, delay = list(calibrators), list[str](), settings.delay
     while waiting:
         name, calibrate = waiting.pop(0)
         ran.append(name)
@@ -196,6 +196,7 @@ def convert(
             ran.pop()
         elif isinstance(calibrate, Search):
             graph, trials = calibrate.searched(graph, inputs, spiking, partial(progress, "searching"))
+            delay = int(best(trials).knobs.get("delay", delay))
             said = f"{said_of_change(before, graph)}; {said_of_search(trials)}"
         else:
             graph = calibrate(graph, inputs, spiking)
@@ -213,7 +214,7 @@ def convert(
         graph,
         encoding_of(settings, max(abs(low), abs(high))),
         schedule=settings.schedule,
-        delay=settings.delay,
+        delay=delay,
         seed=settings.seed,
     ).to(device)
     first, _ = next(data.batches(measured_on[:size], size))
