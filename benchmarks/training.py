@@ -72,8 +72,8 @@ RATES = (
     ("stream", AUTO, (4,)),
     ("stream", TWICE, (4,)),
 )
-TIMED = (("stream", CEILING, TIMES), ("stream", CORRECTED, TIMES))
-IN_TIME = ("--steps", "4", "--phases", "0.4", "--epochs", "12", "--distill", "0.9")
+TIMED = (("stream", CEILING, TIMES),)
+IN_TIME = ("--steps", "4", "--phases", "0.3", "--epochs", "20", "--batch-size", "32", *DISTILLED)
 FIRST = (("first-spike", CEILING, (24,)),)
 """First spikes with the base-2 kernel and weights of 5 bits; the schedule is pipelined, T the window."""
 RUNS = {
