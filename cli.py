@@ -328,7 +328,11 @@ def inspect(**given: Any) -> int:
     type=COUNT,
     help="Of local-balancing (40), coordinate (2), bias-correction, temporal-bias, initial-membrane (3).",
 )
-@click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
+@click.option(
+    "--iterations",
+    type=COUNT,
+    help="For calibrator reconstruction: steps of Adam. [default: 60, pipelined 300]",
+)
 @click.option(
     "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"
 )
