@@ -328,7 +328,11 @@ def inspect(**given: Any) -> int:
     type=COUNT,
     help="Of local-balancing (40), coordinate (2), bias-correction, temporal-bias, initial-membrane (3).",
 )
-@click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
+@click.option(
+    "--iterations",
+    type=COUNT,
+    help="For calibrator reconstruction: steps of Adam. [default: 60, pipelined 300]",
+)
 @click.option(
     "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"
 )
@@ -516,7 +520,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="Of the activations: where thresholds begin.",
 )
 @click.option("--levels", type=COUNT, help="For qcfs: the steps it is meant to run. [default: 4]")
-@click.option("--steps", type=COUNT, help="For stream: the steps it is meant to run. [default: 4]")
+@click.option("--steps", type=COUNT, help="For qcfs, tcl: learn at last with a stream of so many steps.")
 @click.option("--decay", type=float, help="For tcl: what pulls thresholds down. [default: 0.001]")
 @click.option("--window", type=COUNT, help="For cat: steps of a layer's window. [default: 24]")
 @click.option("--tau", type=float, help="For cat: steps in which a spike's value halves. [default: a sixth]")
@@ -524,7 +528,8 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     "--phases",
     type=Written("channels"),
     metavar="A,B,C",
-    help="For cat: where in the training clip, spikes and weights begin. [default: 0.1,0.4,0.6]",
+    help="For cat: where in the training clip, spikes and weights begin [default: 0.1,0.4,0.6]; "
+    "for qcfs, tcl: where the stream does [0.5].",
 )
 @click.option(
     "--weights", type=Written("weights"), metavar="FORMAT", help="For cat: as in convert, in the last phase."

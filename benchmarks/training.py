@@ -72,20 +72,31 @@ RATES = (
     ("stream", AUTO, (4,)),
     ("stream", TWICE, (4,)),
 )
+TIMED = (("stream", CEILING, TIMES),)
+IN_TIME = ("--steps", "4", "--batch-size", "32", *DISTILLED)
 FIRST = (("first-spike", CEILING, (24,)),)
 """First spikes with the base-2 kernel and weights of 5 bits; the schedule is pipelined, T the window."""
 RUNS = {
     "digits-qcfs2": Run("digits", "qcfs", ("--levels", "2", "--epochs", "6"), RATES[:2]),
-    "digits-stream2": Run(
-        "digits", "stream", ("--steps", "2", "--epochs", "6"), (("stream", CEILING, (2, 4, 8)),)
+    "digits-qcfs2-stream2": Run(
+        "digits",
+        "qcfs",
+        ("--levels", "2", "--steps", "2", "--phases", "0.2", "--epochs", "8"),
+        (("stream", CEILING, TIMES),),
     ),
     "resnet20-qcfs4": Run(
         "resnet20", "qcfs", ("--levels", "4", "--epochs", "20", "--distill", "0.9", *CIFAR), RATES
     ),
     "resnet20-qcfs8": Run("resnet20", "qcfs", ("--levels", "8", "--epochs", "6", *DISTILLED, *CIFAR), RATES),
     "resnet20-tcl": Run("resnet20", "tcl", ("--epochs", "6", "--decay", "0.01", *DISTILLED, *CIFAR), RATES),
-    "resnet20-stream4": Run(
-        "resnet20", "stream", ("--steps", "4", "--epochs", "6", *DISTILLED, *CIFAR), RATES[1:3]
+    "resnet20-qcfs4-stream4": Run(
+        "resnet20",
+        "qcfs",
+        ("--levels", "4", *IN_TIME, "--phases", "0.3", "--epochs", "20", *CIFAR),
+        TIMED,
+    ),
+    "resnet20-tcl-stream4": Run(
+        "resnet20", "tcl", (*IN_TIME, "--phases", "0.1", "--epochs", "24", *CIFAR), TIMED
     ),
     "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10"), FIRST),
     "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4"), FIRST),

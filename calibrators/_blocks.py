@@ -45,11 +45,15 @@ def scale(block: int) -> str:
     return f"scale {block + 1}"
 
 
-def warm(blocks: int) -> tuple[dict[str, float], ...]:
-    """Where a search looks first: the start, all blocks scaled alike, and another membrane."""
+def warm(blocks: int, delays: Sequence[int] = (0,)) -> tuple[dict[str, float], ...]:
+    """Where a search looks first: the start, all blocks scaled alike, and another membrane.
+
+    The start is read out with the first of `delays`, then with any.
+    """
     nought = {knob.name: 0.0 for knob in knobs(blocks)}
     alike = [nought | {scale(block): s for block in range(blocks)} for s in (-0.5, -0.25, 0.25)]
-    return (nought, *alike, nought | {"initial": -0.1})
+    free = (nought | {DELAY: float(delays[0])}, nought) if len(delays) > 1 else (nought,)
+    return (*free, *alike, nought | {"initial": -0.1})
 
 
 def turned(graph: Graph, ranges: Mapping[Node, Tensor], blocks: int, values: Mapping[str, float]) -> Graph:
@@ -69,6 +73,8 @@ def turned(graph: Graph, ranges: Mapping[Node, Tensor], blocks: int, values: Map
     return with_ranges(graph, scaled).map(rule)
 
 
+DELAY = "delay"
+"""What a trial calls the read-out it was best with."""
 SPREAD = 4.0
 """How far apart, in standard deviations, scores may be before they are tempered."""
 
@@ -82,20 +88,36 @@ def temperature(target: Tensor) -> float:
     return 1.0 if is_distribution(target) else max(1.0, float(target.std(1).mean()) / SPREAD)
 
 
-def answer(
-    graph: Graph, x: Tensor, target: Tensor, timesteps: int, schedule: str = "stream"
-) -> tuple[float, float, float]:
-    """How far the answer after `timesteps` of `x` is from the ANN's answers `target`, and what it cost.
+@dataclass(frozen=True)
+class Answer:
+    """How far an answer is from the ANN's: `tempered`, KL of tempered scores, and `nats`, of the scores."""
 
-    KL of the tempered scores in nats, KL of the scores as they are, and spikes per neuron; in a pipeline
-    after windows of `timesteps`.
+    tempered: float
+    nats: float
+    delay: int
+    """The first steps that were not read out."""
+
+
+def answers(
+    graph: Graph,
+    x: Tensor,
+    target: Tensor,
+    timesteps: int,
+    schedule: str = "stream",
+    delays: Sequence[int] = (0,),
+) -> tuple[tuple[Answer, ...], float]:
+    """How far the answers after `timesteps` of `x` are from the ANN's answers `target`, and what they cost.
+
+    An answer for each of `delays` of the read-out, all of one run, and the spikes per neuron of that run; in
+    a pipeline after windows of `timesteps`.
     """
     steps, fire_each = run_of(schedule, timesteps, graph)
     heat = temperature(target)
     neurons = [node for node in graph if isinstance(node.op, Neuron)]
     largest = max(size_of(node.shape) for node in graph)
     size = max(1, MEMORY // (4 * timesteps * largest))
-    spikes = tempered = nats = 0.0
+    spikes = 0.0
+    nats, tempered = (torch.zeros(len(delays), dtype=torch.float64) for _ in range(2))
 
     def fire(node: Node, currents: Tensor) -> Tensor:
         nonlocal spikes
@@ -107,12 +129,13 @@ def answer(
 
     with torch.inference_mode():
         for some, wanted in zip(x.split(size), target.split(size), strict=True):
-            (readout, *_) = unroll(graph, some, steps, fire)
-            nats += float(divergence(readout, wanted).sum())
-            tempered += float(divergence(readout / heat, wanted / heat).sum())
+            (readouts, *_) = unroll(graph, some, steps, fire, delays=delays)
+            for place, readout in enumerate(readouts.split(len(some))):
+                nats[place] += divergence(readout, wanted).sum().cpu()
+                tempered[place] += divergence(readout / heat, wanted / heat).sum().cpu()
+    found = zip((tempered / len(x)).tolist(), (nats / len(x)).tolist(), delays, strict=True)
     return (
-        tempered / len(x),
-        nats / len(x),
+        tuple(Answer(*each) for each in found),
         spikes / len(x) / max(1, sum(size_of(node.shape) for node in neurons)),
     )
 

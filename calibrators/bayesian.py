@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._blocks import Knob, answer, every_second, knobs, turned, warm
+from calibrators._blocks import DELAY, Knob, answers, every_second, knobs, turned, warm
 from calibrators._trials import read, write
 from calibrators.least_squares import LeastSquares
 from converter.errors import DataError, UsageError
 from converter.graph import Graph
 from converter.neurons import Neuron
 from converter.observe import Batches
-from converter.report import Trial
+from converter.report import Trial, best
 from converter.schedules import check
 
 Values = Mapping[str, float]
@@ -47,7 +47,9 @@ class Bayesian:
 
     `groups`: blocks of layers with a knob each. `spike_weight`: nats that a spike per neuron costs. `search`:
     the file that keeps the trials, from which a search goes on. `jobs` trials at a time, on whatever
-    `joblib.parallel_config` says.
+    `joblib.parallel_config` says. `delays`: of the read-out, in steps of a stream. A run can be read out with
+    each of them, so this knob costs no trial: each stands with the one it was best with, the first with the
+    first.
     """
 
     timesteps: int = 32
@@ -58,6 +60,7 @@ class Bayesian:
     jobs: int = 1
     search: str | None = None
     schedule: str = "stream"
+    delays: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a search that cannot be."""
@@ -66,7 +69,10 @@ class Bayesian:
                 raise UsageError(f"{name} is {value}; it is at least 1")
         if self.spike_weight < 0:
             raise UsageError(f"spike_weight is {self.spike_weight}; it is at least 0")
-        check(self.schedule, 0, ())
+        if not self.delays:
+            raise UsageError("a search needs a delay of the read-out, at least 0")
+        for delay in self.delays:
+            check(self.schedule, delay, (self.timesteps,))
 
     def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """`graph` with the best thresholds and first membrane that were found; see `searched`."""
@@ -93,12 +99,16 @@ class Bayesian:
         x = torch.cat(held_out)
         ranges = {node: node.op.calibrated() * node.op.parts for node in start if isinstance(node.op, Neuron)}
         blocks = min(self.groups, len(ranges))
-        space = knobs(blocks)
+        space, free = knobs(blocks), len(self.delays) > 1
+        told_by = [*(knob.name for knob in space), *([DELAY] if free else [])]
 
         def objective(values: Values) -> Trial:
             network = turned(start, ranges, blocks, values)
-            tempered, nats, spikes = answer(network, x, target, self.timesteps, self.schedule)
-            return Trial(dict(values), tempered + self.spike_weight * spikes, nats, spikes)
+            delays = [int(values[DELAY])] if DELAY in values else self.delays
+            found, spikes = answers(network, x, target, self.timesteps, self.schedule, delays)
+            nearest = min(found, key=lambda answer: answer.tempered)
+            told = {**values, DELAY: float(nearest.delay)} if free else dict(values)
+            return Trial(told, nearest.tempered + self.spike_weight * spikes, nearest.nats, spikes)
 
         path = None if self.search is None else Path(self.search)
         identity = {
@@ -106,23 +116,19 @@ class Bayesian:
             "schedule": self.schedule,
             "per_channel": self.per_channel,
             "spike_weight": self.spike_weight,
+            "delays": list(self.delays),
             "knobs": {knob.name: [knob.low, knob.high] for knob in space},
             "network and data": digest(start, x),
         }
-        tried = () if path is None else read(path, identity, [knob.name for knob in space])
+        tried = () if path is None else read(path, identity, told_by)
 
         def keep(trials: Sequence[Trial]) -> None:
             progress(len(trials), max(self.trials, len(trials)))
             if path is not None:
                 write(path, identity, trials)
 
-        found = minimise(objective, space, warm(blocks), self.trials, tried, keep, self.jobs)
+        found = minimise(objective, space, warm(blocks, self.delays), self.trials, tried, keep, self.jobs)
         return turned(start, ranges, blocks, best(found).knobs), found
-
-
-def best(trials: Sequence[Trial]) -> Trial:
-    """The trial with the smallest objective; of equals the earliest."""
-    return min(trials, key=lambda trial: trial.objective)
 
 
 def minimise(
@@ -174,8 +180,10 @@ def propose(space: Sequence[Knob], tried: Sequence[Trial], count: int) -> list[d
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):  # a few dozen points: threads only wait
         # A fit that stops at a bound of its kernel, and a point that was tried before, are no news to a user.
         warnings.simplefilter("ignore")
-        values = [log(max(trial.objective, SMALLEST)) for trial in tried]
-        optimizer.tell([[trial.knobs[name] for name in names] for trial in tried], values)
+        values: dict[tuple[float, ...], float] = {}  # of a point tried twice, the better
+        for trial in sorted(tried, key=lambda trial: -trial.objective):
+            values[tuple(trial.knobs[name] for name in names)] = log(max(trial.objective, SMALLEST))
+        optimizer.tell([list(point) for point in values], list(values.values()))
         points = optimizer.ask(n_points=count, strategy="cl_min")
     return [dict(zip(names, map(float, point), strict=True)) for point in points]
 

@@ -14,7 +14,7 @@ from converter.neurons import Neuron
 from converter.ops import Affine, BatchNorm, MaxPool, ReduceMax
 from converter.quantise import Synapse, weight_bytes
 from converter.reference import same_tensors
-from converter.report import Layer, Trial
+from converter.report import Layer, Trial, best
 from converter.schedules import Model
 from converter.stateful import Stateful
 from converter.temporal_bias import TemporalBias
@@ -58,15 +58,15 @@ def changed_field(node: Node, old: Mapping[str, Node], name: str) -> Tensor | No
 
 def said_of_search(trials: Sequence[Trial]) -> str:
     """What a search found, in words: how much nearer to the ANN than at its start."""
-    start, best = trials[0], min(trials, key=lambda trial: trial.objective)
+    start, found = trials[0], best(trials)
     tried = f"{len(trials)} trials" if len(trials) > 1 else "1 trial"
-    if best.objective >= start.objective:
+    if found.objective >= start.objective:
         return f"{tried}, none better on held-out samples than the start (KL {start.divergence:.4g} nats)"
-    turned = ", ".join(f"{name} {value:+.2f}" for name, value in best.knobs.items())
-    nearer = f"KL on held-out samples from {start.divergence:.4g} to {best.divergence:.4g} nats"
-    if best.spikes_per_neuron != start.spikes_per_neuron:
-        nearer += f", spikes per neuron from {start.spikes_per_neuron:.3g} to {best.spikes_per_neuron:.3g}"
-    return f"{tried}, {nearer} in trial {trials.index(best) + 1} ({turned})"
+    turned = ", ".join(f"{name} {value:+.2f}" for name, value in found.knobs.items())
+    nearer = f"KL on held-out samples from {start.divergence:.4g} to {found.divergence:.4g} nats"
+    if found.spikes_per_neuron != start.spikes_per_neuron:
+        nearer += f", spikes per neuron from {start.spikes_per_neuron:.3g} to {found.spikes_per_neuron:.3g}"
+    return f"{tried}, {nearer} in trial {trials.index(found) + 1} ({turned})"
 
 
 def clipping_warning(model: Model, layers: Sequence[Layer]) -> str | None:

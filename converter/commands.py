@@ -57,6 +57,8 @@ OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "init
 """Options of the rate code."""
 CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calibration")
 """Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
+READOUTS = 9
+"""How many delays of the read-out a search looks at."""
 WINDOWS = (8, 16, 24, 32, 64)
 """Steps of a window, unless they are asked for."""
 PICTURED = 4
@@ -357,7 +359,7 @@ def samples_of(given: Options, stored: artefact.Artefact) -> tuple[torch.Tensor,
 
 OF_CALIBRATORS = (
     *("budget", "percentile", "per_channel", "rounds", "iterations", "allowance", "timesteps", "schedule"),
-    *SEARCH,
+    *("delays", *SEARCH),
 )
 
 
@@ -376,10 +378,12 @@ def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, 
         raise UsageError(f"the calibrator {' or '.join(given['calibrator'])} has no option --target")
     target = given["target"] or max(given["timesteps"])
     scheduled = any(f.name == "schedule" for kind in kinds for f in fields(kind))
+    searched = any(f.name == "delays" for kind in kinds for f in fields(kind))
     told = {
         **given,
         "timesteps": target if timed else None,
         "schedule": given["schedule"] if scheduled else None,
+        "delays": delays(given, kinds[-1]) if searched else None,
     }
     return taken(
         "the calibrator",
@@ -388,6 +392,17 @@ def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, 
         told,
         OF_CALIBRATORS,
     )
+
+
+def delays(given: Options, last: type) -> tuple[int, ...]:
+    """The delays that a search chooses from: the one asked for, else a few that leave each answer a step.
+
+    What corrections mend is the mean of the whole run: a search before them leaves the read-out as it is.
+    """
+    if given["delay"] or given["schedule"] != "stream" or all(f.name != "delays" for f in fields(last)):
+        return (given["delay"],)
+    most = min(*given["timesteps"], given["target"] or max(given["timesteps"])) - 1
+    return tuple(sorted({round(place * most / (READOUTS - 1)) for place in range(READOUTS)}))
 
 
 def code_options(given: Options) -> dict[str, Any]:

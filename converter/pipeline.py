@@ -39,7 +39,7 @@ from converter.neurons import neurons
 from converter.observe import Batches
 from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
-from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial
+from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial, best
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 DECIDED = 10_000
@@ -181,30 +181,8 @@ def convert(
         steps.append(Step("weights", {"format": settings.weights}, said_of_weights(graph, off)))
         clock.lap("weights")
     low, high = input_range(inputs())
-    waiting, ran = list(calibrators), list[str]()
-    while waiting:
-        name, calibrate = waiting.pop(0)
-        ran.append(name)
-        before = graph
-        trials: tuple[Trial, ...] = ()
-        if format is not None and getattr(calibrate, "changes_weights", False):
-            ran.pop()
-            said = f"left out: it changes weights, and they are held as {settings.weights}"
-        elif isinstance(calibrate, Choice):
-            chain, said = calibrate.chosen(graph, inputs)
-            waiting = [*chain, *waiting]
-            ran.pop()
-        elif isinstance(calibrate, Search):
-            graph, trials = calibrate.searched(graph, inputs, spiking, partial(progress, "searching"))
-            said = f"{said_of_change(before, graph)}; {said_of_search(trials)}"
-        else:
-            graph = calibrate(graph, inputs, spiking)
-            said = said_of_change(before, graph)
-        options = asdict(calibrate) if hasattr(calibrate, "__dataclass_fields__") else {}  # type: ignore[call-overload]
-        options = {key: value for key, value in options.items() if value is not None}
-        steps.append(Step(name, options, said, trials))
-        clock.lap(name)
-
+    made = calibrated(graph, spiking, calibrators, inputs, settings, clock, progress)
+    graph, steps = made.graph, [*steps, *made.steps]
     if format is not None and encodings[settings.encoding].constant:
         graph = fixed_point(quantise.check(graph), max(abs(low), abs(high)))
         said = "input, thresholds, first membranes and biases are whole numbers times powers of two"
@@ -213,7 +191,7 @@ def convert(
         graph,
         encoding_of(settings, max(abs(low), abs(high))),
         schedule=settings.schedule,
-        delay=settings.delay,
+        delay=made.delay,
         seed=settings.seed,
     ).to(device)
     first, _ = next(data.batches(measured_on[:size], size))
@@ -264,7 +242,55 @@ def convert(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=clock.laps,
     )
-    return Conversion(model, ann, spiking, report, (low, high), tuple(ran))
+    return Conversion(model, ann, spiking, report, (low, high), made.ran)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a chain of calibrators made of a graph, and of the delay of its read-out; those that ran."""
+
+    graph: Graph
+    delay: int
+    steps: tuple[Step, ...]
+    ran: tuple[str, ...]
+
+
+def calibrated(
+    graph: Graph,
+    spiking: Graph,
+    calibrators: Sequence[tuple[str, Calibrate]],
+    batches: Batches,
+    settings: Settings,
+    clock: Clock,
+    progress: Progress,
+) -> Calibrated:
+    """The graph after `calibrators`, `spiking` being it before any; a choice is replaced by what it chose.
+
+    Weights that are held in a format stay as they are.
+    """
+    waiting, ran, steps, delay = list(calibrators), list[str](), list[Step](), settings.delay
+    while waiting:
+        name, calibrate = waiting.pop(0)
+        before, trials = graph, tuple[Trial, ...]()
+        if settings.weights != weights.FLOAT and getattr(calibrate, "changes_weights", False):
+            said = f"left out: it changes weights, and they are held as {settings.weights}"
+        elif isinstance(calibrate, Choice):
+            chain, said = calibrate.chosen(graph, batches)
+            waiting = [*chain, *waiting]
+        elif isinstance(calibrate, Search):
+            graph, trials = calibrate.searched(graph, batches, spiking, partial(progress, "searching"))
+            delay = int(best(trials).knobs.get("delay", delay))
+            said = f"{said_of_change(before, graph)}; {said_of_search(trials)}"
+            ran.append(name)
+        else:
+            graph = calibrate(graph, batches, spiking)
+            said = said_of_change(before, graph)
+            ran.append(name)
+        options = asdict(calibrate) if hasattr(calibrate, "__dataclass_fields__") else {}  # type: ignore[call-overload]
+        options = {key: value for key, value in options.items() if value is not None}
+        steps.append(Step(name, options, said, trials))
+        clock.lap(name)
+    return Calibrated(graph, delay, tuple(steps), tuple(ran))
 
 
 def layers_with(layers: Sequence[Layer], errors: Mapping[str, float]) -> tuple[Layer, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +61,11 @@ class Trial:
     divergence: float
     """KL(ANN ‖ SNN) in nats, as it stands in the curve."""
     spikes_per_neuron: float
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the smallest objective; of equals the earliest."""
+    return min(trials, key=lambda trial: trial.objective)
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ def run_of(schedule: str, timesteps: int, graph: Graph) -> tuple[int, Fire]:
     return max(views, default=1), InWindows(timesteps)
 
 
-def said(fire: Fire, values: Tensor) -> Tensor:
-    """What `values` of all steps of a run say: [steps, batch, …] -> [batch, …]."""
-    return values[-1] if isinstance(fire, InWindows) else values.mean(0)
+def said(fire: Fire, values: Tensor, delay: int = 0) -> Tensor:
+    """What `values` of all steps of a run say: [steps, batch, …] -> [batch, …]; of a stream after `delay`."""
+    return values[-1] if isinstance(fire, InWindows) else values[delay:].mean(0)
 
 
 def unroll(
@@ -74,9 +74,11 @@ def unroll(
     timesteps: int,
     fire: Fire = fire_in_turn,
     listen: Callable[[Node, Sequence[Tensor]], None] = lambda node, values: None,
+    delays: Sequence[int] = (0,),
 ) -> tuple[Tensor, ...]:
     """The outputs after `timesteps` steps for a constant input current `x` [batch, …], one tensor each.
 
+    Each of `delays` is a read-out that leaves so many first steps out: [delays · batch, …], in this order.
     Raises `Unsupported` where the batch does not stand first: steps and batch are run as one dimension.
     """
     plan = Plan.of(graph)
@@ -94,7 +96,8 @@ def unroll(
             listen(node, given)
             have[node] = each_in_time(node, given, fire, cumulative=node in plan.cumulative)
         if node in plan.frontier:
-            means[node] = have[node] if node in static else said(fire, have[node])
+            told = [have[node] if node in static else said(fire, have[node], delay) for delay in delays]
+            means[node] = torch.cat(told) if len(told) > 1 else told[0]
         for source in node.inputs:
             left[source] -= 1
             if not left[source]:

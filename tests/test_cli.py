@@ -360,20 +360,40 @@ def test_a_search_is_told_kept_and_continued(tmp_path: Path) -> None:
     assert not (again / "search.json").exists()
 
 
+def test_a_search_that_comes_last_finds_the_delay_of_the_readout(tmp_path: Path) -> None:
+    made = tmp_path / "last.snn"
+    last = ("--calibrator", "bayesian", "--trials", "2", "-T", "6,8", "--json", "-o", made)
+    done = ann2snn("convert", "digits", "--data", "digits", "--calibration-samples", "64", *last)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    (search,) = (step for step in told["steps"] if step["name"] == "bayesian")
+    assert search["options"]["delays"] == [0, 1, 2, 3, 4, 5]  # up to one step before the first answer
+    found = min(search["trials"], key=lambda trial: trial["objective"])
+    delay = int(found["knobs"]["delay"])
+    assert delay > 0
+    assert told["timing"] == [f"the first {delay} step{'s' * (delay > 1)} are run and not read out"]
+    again = ann2snn("evaluate", made, "--data", "digits", "-T", "6,8", "--json")
+    assert json.loads(again.stdout)["curve"][1]["accuracy"] == told["curve"][1]["accuracy"]
+    fixed = ann2snn("convert", "digits", "--data", "digits", *last, "--delay", "2", "--force")
+    (search,) = (step for step in json.loads(fixed.stdout)["steps"] if step["name"] == "bayesian")
+    assert search["options"]["delays"] == [2]
+    assert "delay" not in search["trials"][0]["knobs"]
+
+
 def test_an_interrupted_search_keeps_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from calibrators import bayesian
 
     done = 0
 
-    def interrupted(*arguments: Any) -> tuple[float, float, float]:
+    def interrupted(*arguments: Any) -> Any:
         nonlocal done
         done += 1
         if done == 3:
             raise KeyboardInterrupt
-        return answer(*arguments)
+        return answers(*arguments)
 
-    answer = bayesian.answer
-    monkeypatch.setattr(bayesian, "answer", interrupted)
+    answers = bayesian.answers
+    monkeypatch.setattr(bayesian, "answers", interrupted)
     few = ("tune", "digits", *QUICK, "--trials", "3", "--calibrator", "bayesian", "-o", tmp_path / "n.snn")
     stopped = ann2snn(*few)
     assert stopped.exit_code == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 from calibrators import calibrators
 from calibrators.training import recipes
 from calibrators.training._network import Network
+from calibrators.training._through_time import fire
 from calibrators.training.cat import Cat
 from calibrators.training.qcfs import Qcfs
-from calibrators.training.stream import Stream
 from calibrators.training.tcl import Tcl
 from converter import kernels
 from converter.errors import DataError, Unsupported, UsageError
@@ -50,8 +51,8 @@ def spiking(body: str, **weights: Tensor) -> Graph:
     return Spike()(load(parse(body, weights, inputs="float[N,3] x", outputs="float[N,3] y")))
 
 
-def test_there_are_four() -> None:
-    assert recipes.names() == ("cat", "qcfs", "stream", "tcl")
+def test_there_are_three() -> None:
+    assert recipes.names() == ("cat", "qcfs", "tcl")
 
 
 # QCFS
@@ -164,7 +165,8 @@ def test_cat_refuses_what_a_spike_without_sign_cannot_say() -> None:
     [
         lambda: Qcfs(0),
         lambda: Tcl(-1.0),
-        lambda: Stream(0),
+        lambda: Qcfs(steps=0),
+        lambda: Tcl(phases=(0.1, 0.5)),
         lambda: Cat(window=1),
         lambda: Cat(tau=0.0),
         lambda: Cat(coder="ceil"),
@@ -177,18 +179,72 @@ def test_options_that_cannot_be(wrong: object) -> None:
         wrong()  # type: ignore[operator]
 
 
-# stream
+# in time
 
 
-def test_what_the_stream_recipe_trains_on_is_what_a_stream_answers(digits_model: Path) -> None:
+def test_two_steps_by_hand() -> None:
+    """λ = 1, φ = ½: v = 1.2, 0.4; the triangle 0.8, 0.4; ∂v₂ = 0.4, ∂v₁ = 0.4 + 0.8 · (1 − 0.4) = 0.88."""
+    currents = torch.tensor([0.7, 0.2], requires_grad=True)
+    limit = torch.tensor(1.0, requires_grad=True)
+    spikes = fire(currents, limit, 0.5)
+    assert spikes.tolist() == [1.0, 0.0]
+    spikes.sum().backward()  # type: ignore[no-untyped-call]
+    assert currents.grad is not None
+    assert limit.grad is not None
+    assert currents.grad.tolist() == pytest.approx([0.88, 0.4])
+    assert float(limit.grad) == pytest.approx(1 - 0.7 * 0.88 - 0.2 * 0.4)
+
+
+class Triangle(torch.autograd.Function):
+    """The step function, with a triangle for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * torch.relu(1 - ctx.saved_tensors[0].abs())
+
+
+@given(st.integers(1, 6), st.floats(0.1, 3), st.floats(0, 1), st.integers(0, 1000))
+def test_its_gradients_are_those_that_autograd_finds_step_by_step(
+    steps: int, threshold: float, initial: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    currents = torch.randn(steps, 3, 4, generator=generator) + 0.5
+    weights = torch.randn(steps, 3, 4, generator=generator)
+    found = []
+    for differentiable in (True, False):
+        z, limit = currents.clone().requires_grad_(), torch.tensor(threshold, requires_grad=True)
+        if differentiable:
+            emitted = fire(z, limit, initial)
+        else:
+            membrane, spikes = torch.full((3, 4), initial), []
+            for now in z / limit:
+                membrane = membrane + now
+                spikes.append(Triangle.apply(membrane - 1))  # type: ignore[no-untyped-call]
+                membrane = membrane - spikes[-1]
+            emitted = limit * torch.stack(spikes)
+        (emitted * weights).sum().backward()
+        found.append((emitted.detach(), z.grad, limit.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+IN_TIME = [Qcfs(4, steps=3, phases=(0.0,)), Tcl(steps=3, phases=(0.0,))]
+
+
+@pytest.mark.parametrize("recipe", IN_TIME)
+def test_what_it_learns_in_time_is_what_a_stream_answers(digits_model: Path, recipe: Qcfs | Tcl) -> None:
     graph = Spike()(apply(load(digits_model))[0])
     starts = {n.name: torch.tensor(2.0 + 0.1 * i) for i, n in enumerate(graph) if isinstance(n.op, Neuron)}
-    network, phase, x = (
-        Network.of(graph, starts, torch.tensor(1.0)),
-        Stream(3).phase(0.0),
-        torch.rand(4, 1, 8, 8),
-    )
-    (answer,) = network.run(network.at(phase), phase, x)
+    network, phase = Network.of(graph, starts, torch.tensor(1.0)), recipe.phase(0.0)
+    x = torch.rand(4, 1, 8, 8)
+    heard: dict[str, Tensor] = {}
+    (answer,) = network.run(network.at(phase), phase, x, lambda node, value: heard.update({node.name: value}))
+    assert {name: value.shape[0] for name, value in heard.items()} == dict.fromkeys(starts, 4)
     thresholds = {node.name: starts[node.name] for node in graph if node.name in starts}
     ready = graph.map(
         lambda n: replace(n, op=replace(n.op, threshold=thresholds[n.name])) if n.name in thresholds else n
@@ -200,9 +256,18 @@ def test_what_the_stream_recipe_trains_on_is_what_a_stream_answers(digits_model:
     assert float(network.parameters[f"{next(iter(starts))}.threshold"].grad.abs()) > 0  # type: ignore[union-attr]
 
 
-def test_the_stream_recipe_refuses_a_neuron_without_a_threshold() -> None:
-    with pytest.raises(Unsupported, match="1 activation of net have no threshold"):
-        Stream().refuse(spiking("h = LeakyRelu(x) y = Relu(h)"))
+def test_time_begins_at_a_share_of_the_training() -> None:
+    recipe = Qcfs(4, steps=2, phases=(0.25,))
+    names = [recipe.phase(progress).name for progress in (0.0, 0.24, 0.25, 1.0)]
+    assert names == ["quantised, L = 4"] * 2 + ["stream, T = 2"] * 2
+    assert Tcl().phase(1.0).name == "clip"
+
+
+def test_time_needs_a_threshold() -> None:
+    sloped = spiking("h = LeakyRelu(x) y = Relu(h)")
+    Qcfs().refuse(sloped)
+    with pytest.raises(Unsupported, match="1 activation of net cannot learn in time"):
+        Qcfs(steps=4).refuse(sloped)
 
 
 # what it is for

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from calibrators import _blocks, with_ranges
-from calibrators._blocks import Knob, answer, every_second, knobs, temperature, turned, warm
+from calibrators._blocks import Answer, Knob, answers, every_second, knobs, temperature, turned, warm
 from calibrators._trials import read, write
-from calibrators.bayesian import Bayesian, best, minimise, propose
+from calibrators.bayesian import Bayesian, minimise, propose
 from calibrators.least_squares import LeastSquares
 from converter.data import open_source
 from converter.divergence import divergence
@@ -30,7 +30,8 @@ from converter.neurons.integrate_fire import IntegrateFire
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.pipelined import PipelinedModel
-from converter.report import Trial
+from converter.rate import RateModel
+from converter.report import Trial, best
 from tests.models import parse, weight
 
 LINE = (Knob("x", -1.5, 1.5),)
@@ -114,11 +115,24 @@ def test_an_answer_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     graph = with_ranges(graph, {n: torch.tensor(1.0) for n in graph if isinstance(n.op, Neuron)})
     x = torch.tensor([[0.5, 1.0]]).expand(5, 2)
-    assert answer(graph, x, x, 4) == (0.0, 0.0, 3.0)
-    whole = answer(graph, x, x.flip(1), 4)
-    assert whole[0] > 0.1
+    assert answers(graph, x, x, 4) == ((Answer(0.0, 0.0, 0),), 3.0)
+    (whole,), _ = answers(graph, x, x.flip(1), 4)
+    assert whole.tempered > 0.1
     monkeypatch.setattr(_blocks, "MEMORY", 1)
-    assert answer(graph, x, x.flip(1), 4) == pytest.approx(whole)
+    (parts,), _ = answers(graph, x, x.flip(1), 4)
+    assert (parts.tempered, parts.nats) == pytest.approx((whole.tempered, whole.nats))
+
+
+def test_an_answer_after_each_delay_is_that_of_a_model_with_it(digits_model: Path) -> None:
+    graph = Spike()(apply(load(digits_model))[0])
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ready = LeastSquares(timesteps=5)(graph, lambda: [x])
+    (target,) = graph.run(x)
+    found, _ = answers(ready, x, target, 5, delays=(0, 2, 4))
+    assert [each.delay for each in found] == [0, 2, 4]
+    for each in found:
+        readout = RateModel(ready, delay=each.delay)(x, 5)[-1]
+        assert each.nats == pytest.approx(float(divergence(readout, target).mean()), rel=1e-4)
 
 
 def test_an_answer_of_a_pipeline_counted_by_hand() -> None:
@@ -134,7 +148,7 @@ def test_an_answer_of_a_pipeline_counted_by_hand() -> None:
         graph = with_ranges(graph, {n: torch.tensor(1.0) for n in graph if isinstance(n.op, Neuron)})
         x, answered = torch.full((3, 2), value), torch.full((3, 2), said)
         assert PipelinedModel(graph)(x, 2).tolist() == answered.tolist()
-        assert answer(graph, x, answered, 2, "pipelined") == (0.0, 0.0, spikes)
+        assert answers(graph, x, answered, 2, "pipelined") == ((Answer(0.0, 0.0, 0),), spikes)
 
 
 def test_scores_far_apart_are_tempered_and_others_are_not() -> None:
@@ -190,10 +204,10 @@ def test_what_is_returned_is_what_was_best_on_held_out_samples() -> None:
     graph, batches = small(), samples()
     found, trials = Bayesian(timesteps=4, trials=7, groups=2).searched(graph, lambda: batches)
     x = torch.cat(batches)[1::2]
-    objective, value, spikes = answer(found, x, graph.run(x)[0], 4)
-    assert objective == pytest.approx(best(trials).objective)
-    assert (value, spikes) == pytest.approx((best(trials).divergence, best(trials).spikes_per_neuron))
-    assert value <= trials[0].divergence
+    (reached,), spikes = answers(found, x, graph.run(x)[0], 4)
+    assert reached.tempered == pytest.approx(best(trials).objective)
+    assert (reached.nats, spikes) == pytest.approx((best(trials).divergence, best(trials).spikes_per_neuron))
+    assert reached.nats <= trials[0].divergence
     only = Bayesian(timesteps=4, trials=1)(graph, lambda: batches)
     half = LeastSquares(timesteps=4)(graph, every_second(lambda: batches, 0))
     assert str(only) == str(half)
@@ -215,6 +229,24 @@ def test_a_search_for_windows_runs_windows() -> None:
     assert nats[0] <= nats[1]
     with pytest.raises(UsageError, match="there is no schedule 'both'"):
         Bayesian(schedule="both")
+
+
+def test_a_delay_of_the_readout_is_found_beside_the_knobs() -> None:
+    """Each trial stands with the delay it was best with, the first with none; a resumed search goes on so."""
+    graph, batches = small(), samples()
+    search = Bayesian(timesteps=4, trials=7, groups=2, delays=(0, 1, 3))
+    found, trials = search.searched(graph, lambda: batches)
+    assert trials[0].knobs == {"scale 1": 0.0, "scale 2": 0.0, "initial": 0.0, "delay": 0.0}
+    assert trials[1].knobs | {"delay": 0.0} == trials[0].knobs  # the start again, read out as is best
+    assert trials[1].objective <= trials[0].objective
+    assert {trial.knobs["delay"] for trial in trials} <= {0.0, 1.0, 3.0}
+    x = torch.cat(batches)[1::2]
+    each, _ = answers(found, x, graph.run(x)[0], 4, delays=(0, 1, 3))
+    nearest = min(each, key=lambda answer: answer.tempered)
+    assert best(trials).knobs["delay"] == nearest.delay
+    assert best(trials).objective == pytest.approx(nearest.tempered)
+    with pytest.raises(UsageError, match="the read-out begins after step 4"):
+        replace(search, delays=(4,))
 
 
 def tensors(graph: Graph) -> list[Tensor]:

@@ -171,7 +171,7 @@ def test_qcfs_in_as_many_steps_says_what_it_learnt(tmp_path: Path) -> None:
     made = ann2snn(*TRAIN, "--recipe", "qcfs", "--levels", "2", "--epochs", "4", "--json", "-o", target)
     assert made.exit_code == 0, made.output
     told = json.loads(made.stdout)
-    assert told["options"] == {"levels": 2}
+    assert told["options"] == {"levels": 2, "steps": None, "phases": [0.5]}
     assert [row["epoch"] for row in told["epochs"]] == [1, 2, 3, 4]
     run = ("--data", "digits", "-T", "2", "--schedule", "pipelined", "--calibrator", "ceiling", "--json")
     accuracy = {}
@@ -183,9 +183,11 @@ def test_qcfs_in_as_many_steps_says_what_it_learnt(tmp_path: Path) -> None:
     assert accuracy["after"] > 0.97
 
 
-def test_trained_as_a_stream_it_answers_better_in_as_many_steps(tmp_path: Path) -> None:
+def test_trained_in_time_it_answers_better_in_as_many_steps(tmp_path: Path) -> None:
     target = tmp_path / "two.onnx"
-    made = ann2snn(*TRAIN, "--recipe", "stream", "--steps", "2", "--epochs", "4", "--json", "-o", target)
+    made = ann2snn(
+        *TRAIN, "--recipe", "qcfs", "--steps", "2", "--phases", "0", "--epochs", "4", "--json", "-o", target
+    )
     assert made.exit_code == 0, made.output
     run = ("--data", "digits", "-T", "2", "--calibrator", "ceiling", "--json")
     accuracy = {}

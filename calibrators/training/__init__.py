@@ -28,7 +28,7 @@ class Phase:
 
     `encode(x, peak)` is what is left of the input x after it went through spikes, `peak` being its largest
     magnitude; `weight(op, w)` what is left of an op's weight w. None: nothing is lost. With `steps` the
-    network is run as a stream of so many, and what its neurons say replaces the activation.
+    network is run as a stream of so many, its neurons firing as they will (`_through_time`).
     """
 
     name: str

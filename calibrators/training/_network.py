@@ -8,19 +8,20 @@ up to 0.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from calibrators.training import Activation, Phase, straight_through
-from converter.graph import Graph, Input, Node, Op
+from calibrators.training import Activation, Phase
+from calibrators.training._through_time import fire
+from converter.graph import Graph, Input, Listener, Node, Op
 from converter.neurons import Neuron
 from converter.neurons.negative_slope import NegativeSlope
 from converter.ops import Clip, Conv, ConvTranspose, LeakyRelu, Linear, PRelu
-from converter.unroll import fire_in_turn, unroll
+from converter.unroll import unroll
 
 SYNAPSES = (Conv, ConvTranspose, Linear)
 """The ops whose weights are trained."""
@@ -38,21 +39,6 @@ class Trained(Op):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.activation(inputs[0].float(), self.start * self.share)
-
-
-@dataclass(frozen=True, eq=False)
-class Simulated(Op):
-    """What a neuron said in a run that was simulated, with the gradients of the mean current and of λ."""
-
-    start: Tensor
-    share: Tensor
-    name: str
-    said: Mapping[str, Tensor]
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        threshold, said = self.start * self.share, self.said[self.name]
-        share = (inputs[0].float() / threshold).clamp(0, 1)
-        return straight_through(threshold * straight_through(share, said / threshold), said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +69,6 @@ class Network:
     parameters: Mapping[str, Parameter]
     starts: Mapping[str, Tensor]
     peak: Tensor
-    said: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """What neurons said in the run simulated last, by their names."""
 
     @staticmethod
     def of(graph: Graph, starts: Mapping[str, Tensor], peak: Tensor) -> Network:
@@ -114,40 +98,30 @@ class Network:
                 return node
             op = self._with_parameters(node)
             if learns(node):
-                start, share = self.starts[node.name], self.parameters[f"{node.name}.threshold"]
-                op = Trained(phase.activation, start, share)
-                if phase.steps is not None:
-                    op = Simulated(start, share, node.name, self.said)
+                if phase.steps is None:
+                    op = Trained(phase.activation, *self._threshold(node))
             elif phase.weight is not None and isinstance(node.op, SYNAPSES):
                 op = Faked(op, phase.weight)
             return replace(node, op=op)
 
         return self.graph.map(during)
 
-    def run(self, graph: Graph, phase: Phase, x: Tensor, **listening: Any) -> tuple[Tensor, ...]:
-        """The outputs of `graph`, which is `at(phase)`, for the input x."""
-        if phase.steps is not None:
-            self.simulate(x, phase.steps)
-        return graph.run(x if phase.encode is None else phase.encode(x, self.peak), **listening)
+    def run(
+        self, graph: Graph, phase: Phase, x: Tensor, listen: Listener | None = None
+    ) -> tuple[Tensor, ...]:
+        """The outputs of `graph`, which is `at(phase)`, for the input x; `listen` hears what nodes say."""
+        if phase.steps is None:
+            return graph.run(x if phase.encode is None else phase.encode(x, self.peak), listen=listen)
 
-    @torch.no_grad()
-    def simulate(self, x: Tensor, steps: int) -> None:
-        """Run the spiking network for so many steps, and keep the mean spikes of every neuron."""
-        self.said.clear()
-
-        def now(node: Node) -> Node:
-            op = self._with_parameters(node)
-            if isinstance(op, Neuron) and learns(node):
-                threshold = self.starts[node.name] * self.parameters[f"{node.name}.threshold"]
-                op = replace(op, threshold=threshold)
-            return replace(node, op=op)
-
-        def fire(node: Node, currents: Tensor) -> Tensor:
-            spikes = fire_in_turn(node, currents)
-            self.said[node.name] = spikes.mean(0)
+        def emitted(node: Node, currents: Tensor) -> Tensor:
+            assert isinstance(node.op, Neuron)
+            start, share = self._threshold(node)
+            spikes = fire(currents, start * share, node.op.initial)
+            if listen is not None:
+                listen(node, spikes.mean(0))
             return spikes
 
-        unroll(self.graph.map(now), x, steps, fire)
+        return unroll(graph, x, phase.steps, emitted)
 
     def trained(self, phase: Phase) -> Graph:
         """The network as an ANN again: trained weights as `phase` leaves them, activations Clip(0, λ)."""
@@ -166,6 +140,10 @@ class Network:
             return replace(node, op=op.map_tensors(lambda t: t.detach().clone()))
 
         return self.graph.map(after).verify()
+
+    def _threshold(self, node: Node) -> tuple[Tensor, Tensor]:
+        """λ₀ of a neuron, and what it is multiplied by."""
+        return self.starts[node.name], self.parameters[f"{node.name}.threshold"]
 
     def _with_parameters(self, node: Node) -> Op:
         if not isinstance(node.op, SYNAPSES):
