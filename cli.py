@@ -470,7 +470,11 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     help="The share of them that is held out.",
 )
 @click.option(
-    "--augment", type=Written("augmentations"), default="none", show_default=True, help="crop, flip, or both."
+    "--augment",
+    type=Written("augmentations"),
+    default="none",
+    show_default=True,
+    help="crop, flip, zoom, erase: any of them.",
 )
 @click.option("--epochs", type=COUNT, default=10, show_default=True)
 @click.option(

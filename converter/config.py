@@ -99,8 +99,8 @@ def channels(value: Any) -> tuple[float, ...]:
 def augmentations(value: Any) -> tuple[str, ...]:
     """`crop,flip` -> the names; `none` -> ()."""
     names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
-    if not names or (not set(names) <= {"crop", "flip"} and names != ("none",)):
-        raise ValueError(f"{value!r} is none of crop, flip, crop,flip and none")
+    if not all(names):
+        raise ValueError(f"{value!r} is no list of names such as crop,flip, and not none")
     return () if names == ("none",) else names
 
 

@@ -115,6 +115,33 @@ def test_augmentation_depends_on_the_sample_and_the_epoch_alone() -> None:
     assert mirrored == {True, False}
     with pytest.raises(UsageError, match="is for images"):
         transform_of(("flip",), (1, 10), "nchw")
+    with pytest.raises(UsageError, match="no augmentation 'spin'"):
+        transform_of(("flip", "spin"), (1, 3, 16, 16), "nchw")
+
+
+def test_zoom_shows_a_part_as_large_as_the_whole_and_erase_sets_a_rectangle_to_zero() -> None:
+    ramp = torch.arange(16.0).expand(1, 16, 16) + 1
+    zoom, erase = (transform_of((name,), (1, 1, 16, 16), "nchw") for name in ("zoom", "erase"))
+    assert zoom is not None
+    assert erase is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        spans = []
+        for _ in range(20):
+            part = zoom(ramp)
+            assert part.shape == ramp.shape
+            assert torch.equal(part, part[:, :1].expand_as(part))  # columns stay columns
+            spans.append(float(part.max() - part.min()))
+        assert min(spans) < 12 < max(spans) <= 15
+        kept = [erase(ramp) for _ in range(40)]
+    untouched = [torch.equal(image, ramp) for image in kept]
+    assert True in untouched
+    assert False in untouched
+    for image in kept:
+        gone = image[0] == 0
+        rows, columns = gone.any(1), gone.any(0)
+        assert torch.equal(gone, rows[:, None] & columns)
+        assert torch.equal(image[0][~gone], ramp[0][~gone])
 
 
 def test_the_loss_by_hand() -> None:

@@ -19,7 +19,7 @@ KEPT = 2**31
 """Bytes of prepared samples that are kept in memory; more are read anew each time."""
 READ = 100
 """How many samples are read at a time."""
-AUGMENTATIONS = ("crop", "flip")
+AUGMENTATIONS = ("crop", "flip", "zoom", "erase")
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -100,7 +100,11 @@ def augmented(
 
 
 def transform_of(names: Sequence[str], shape: Sequence[int], layout: str) -> Transform | None:
-    """`crop` (padded by an eighth with zeros, cut out anywhere) and `flip` (left and right) for one sample.
+    """What is done to one sample, in this order.
+
+    `crop`: padded by an eighth with zeros, cut out anywhere; `flip`: left and right, or not; `zoom`: a part
+    of it, from two fifths of its area, as large as the whole (Szegedy et al., CVPR 2015); `erase`: a
+    rectangle set to zero, or not (Zhong et al., AAAI 2020).
 
     `shape` is the model's input, batch first. Raises `UsageError` for what is no image.
     """
@@ -121,6 +125,8 @@ def transform_of(names: Sequence[str], shape: Sequence[int], layout: str) -> Tra
     known: dict[str, Any] = {
         "crop": v2.RandomCrop((height, width), padding=max(1, max(height, width) // 8)),
         "flip": v2.RandomHorizontalFlip(),
+        "zoom": v2.RandomResizedCrop((height, width), scale=(0.4, 1.0), antialias=True),
+        "erase": v2.RandomErasing(),
     }
     chain = [known[name] for name in names]
 
