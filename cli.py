@@ -326,7 +326,7 @@ def inspect(**given: Any) -> int:
 @click.option(
     "--rounds",
     type=COUNT,
-    help="Of local-balancing (40), coordinate (2), bias-correction, temporal-bias, initial-membrane (3).",
+    help="Of local-balancing (40), regression (4), coordinate (2), the other corrections (3).",
 )
 @click.option(
     "--iterations",

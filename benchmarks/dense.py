@@ -2,6 +2,7 @@
 
     python -m benchmarks dense fastestdet --every 8
     python -m benchmarks dense --ann yunet            the ANN alone, on all images
+    python -m benchmarks dense yunet --curve --every 100       the error of outputs over T, along one run
 
 Every network goes through `converter.pipeline.convert` once for each kind of spikes and T; ANN and spiking
 network are measured on the same images, every n-th of the set, by the same code. Calibration images are
@@ -11,6 +12,7 @@ others.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +41,8 @@ RUNS = (("signed", 16), ("signed", 32), ("binary", 64), ("binary", 128))
 """Kind of spikes, and the run it is calibrated for."""
 SHORT = (("levels:4", 4),)
 OVER_TIME = (8, 16, 32, 64, 128, 256)
+"""Where a curve is read out, along one run."""
+CURVED = "signed", "binary"
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,7 @@ def measured(
         "slowest": {"layer": slowest.name, "error": slowest.error},
         "analog": report.analog,
         "seconds": time.perf_counter() - started,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -265,6 +270,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("network", choices=DENSE)
     parser.add_argument("--ann", action="store_true", help="the ANN alone; nothing is written")
+    parser.add_argument(
+        "--curve", action="store_true", help=f"least squares alone, one run, read out at {OVER_TIME}"
+    )
     parser.add_argument("--every", type=int, default=1, help="measure every n-th image (default: all)")
     parser.add_argument("--spikes", help="one kind of spikes, instead of those of the table")
     parser.add_argument("-T", "--timesteps", nargs="+", type=int, help="with --spikes: the last is aimed at")
@@ -276,7 +284,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calibrator", nargs="+", help="instead of those of the network")
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--name", help="of the result: dense-NAME.json (default: the network)")
+    parser.add_argument(
+        "--name", help="of the result: dense-NAME.json, curve-NAME.json (default: the network)"
+    )
     asked = parser.parse_args(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -287,9 +297,11 @@ def main(arguments: Sequence[str]) -> int:
         found = ann_figures(dense, asked.every)
         print({name: round(value, 4) for name, value in found.items()})
         return 0
-    chain = tuple(asked.calibrator or dense.chain)
+    chain = tuple(asked.calibrator or (("least-squares",) if asked.curve else dense.chain))
     wanted: list[tuple[str, Sequence[int]]] = [(s, [t]) for s, t in dense.runs]
-    if asked.spikes:
+    if asked.curve:
+        wanted = [(s, OVER_TIME) for s in ([asked.spikes] if asked.spikes else CURVED)]
+    elif asked.spikes:
         each = [[t] for t in asked.timesteps] if asked.each else [asked.timesteps]
         wanted = [(asked.spikes, some) for some in each]
     runs: list[dict[str, Any]] = []
@@ -299,7 +311,7 @@ def main(arguments: Sequence[str]) -> int:
         print(table(runs[-1:], dense.named), file=sys.stderr, flush=True)
         facts = {"network": asked.network, "figure": dense.figure, "named": dense.named, "runs": runs}
         threads = torch.get_num_threads()
-        name = f"dense-{asked.name or asked.network}"
+        name = f"{'curve' if asked.curve else 'dense'}-{asked.name or asked.network}"
         path = write_result(name, ["dense", *arguments], {**facts, **environment(threads)})
     print(table(runs, dense.named))
     print(f"written to {path}", file=sys.stderr)

@@ -29,7 +29,8 @@ def section(records: Iterable[dict[str, Any]]) -> str:
         for run in record["runs"]:
             chain = " + ".join(run["calibrators"])
             about = [record["network"], f"{run['images']} (every {run['every']}.)"]
-            about += [run["spikes"], run.get("schedule", "stream"), chain]
+            delay = f", read out after {run['delay']}" if run.get("delay") else ""
+            about += [run["spikes"], run.get("schedule", "stream") + delay, chain]
             for row in run["rows"]:
                 figures = f"{row['figures'][named]:.3f}", f"{run['ann'][named]:.3f}"
                 costs = f"{row['output_error']:.4f}", f"{row['spikes_per_neuron']:.2f}"
@@ -38,3 +39,25 @@ def section(records: Iterable[dict[str, Any]]) -> str:
     header = "network|images|spikes|schedule|calibrators|T|latency|figure|SNN|ANN|output error"
     header += "|spikes per neuron|slowest layer"
     return "\n".join([HEAD, markdown(header, lines), "".join(commands)])
+
+
+CURVES = """\
+### Output error over time
+
+One run of each network, its thresholds by least squares for the longest T and nothing corrected, on a few
+images: |SNN − ANN| / |ANN| over all outputs after each T.
+"""
+
+
+def curves(records: Iterable[dict[str, Any]]) -> str:
+    """How the error of outputs falls over time, and which layer is furthest off in the end."""
+    lines, commands, times = [], [], list[int]()
+    for record in records:
+        commands.append(f"- `{record['command']}`, {record['date'][:10]}, on {record['processor']}\n")
+        for run in record["runs"]:
+            times = [row["timesteps"] for row in run["rows"]]
+            errors = [f"{row['output_error']:.3f}" for row in run["rows"]]
+            slowest = f"{run['slowest']['layer']} ({100 * run['slowest']['error']:.0f} %)"
+            lines.append([record["network"], run["images"], run["spikes"], *errors, slowest])
+    header = "|".join(["network", "images", "spikes", *(f"T = {t}" for t in times), "slowest layer"])
+    return "\n".join([CURVES, markdown(header, lines), "".join(commands)])

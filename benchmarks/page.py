@@ -305,6 +305,8 @@ def text(folder: Path = RESULTS) -> str:
         parts += [first_spike_section(records), origins(records)]
     if kept := sorted(path.stem for path in folder.glob("dense-*.json")):
         parts.append(dense_page.section(read_result(name, folder) for name in kept))
+    if kept := sorted(path.stem for path in folder.glob("curve-*.json")):
+        parts.append(dense_page.curves(read_result(name, folder) for name in kept))
     return "\n".join(parts)
 
 

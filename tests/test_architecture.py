@@ -114,7 +114,12 @@ ALLOWED = {
         *("converter.spike_bits", "converter.segments"),
         *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
         # A search starts at least squares and weighs answers; its trials are in the report.
-        *("converter.divergence", "converter.report", "calibrators.least_squares"),
+        *(
+            "converter.divergence",
+            "converter.report",
+            "calibrators.least_squares",
+            "calibrators.reconstruction",
+        ),
         # A recipe says what spikes and weights can; the trainer writes checkpoints.
         *("calibrators.training", "converter.kernels", "converter.weights"),
     },

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import _common, imports, latency, scaling, zoo
+from benchmarks import _common, dense_page, imports, latency, scaling, zoo
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks._common import RESULTS, markdown, read_result, write_result
 from benchmarks.accuracy import ann_accuracy, calibrator
@@ -301,3 +302,26 @@ def test_the_chain_that_is_scaled_fires_in_every_layer() -> None:
     model = RateModel(scaling.chain(4))
     model(torch.rand(2, 16, 16, 16), 16, listen=lambda n, v: fired.update({n.name: int((v != 0).sum())}))
     assert all(fired[f"r{layer}"] > 0 for layer in range(4))
+
+
+def test_a_curve_says_what_it_measured() -> None:
+    rows = [{"timesteps": t, "output_error": 1 / t} for t in (8, 16)]
+    run = {"images": 4, "spikes": "signed", "rows": rows, "slowest": {"layer": "Relu_9", "error": 0.071}}
+    facts = {"network": "net", "command": "python -m benchmarks dense net --curve", "date": "2026-01-02T03"}
+    told = dense_page.curves([{**facts, "processor": "one", "runs": [run]}])
+    assert "| network | images | spikes | T = 8 | T = 16 | slowest layer |" in told
+    assert "| net | 4 | signed | 0.125 | 0.062 | Relu_9 (7 %) |" in told
+    assert "- `python -m benchmarks dense net --curve`, 2026-01-02, on one" in told
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("curve-*.json")), ids=lambda path: path.stem)
+def test_the_error_of_every_dense_network_falls_with_time(path: Path) -> None:
+    """From each T to twice as many steps, within 5 % for what a few images leave to chance.
+
+    Where binary spikes cannot be taken back, 40 layers in a row hardly move before T = 64.
+    """
+    for run in json.loads(path.read_text())["runs"]:
+        errors = [row["output_error"] for row in run["rows"]]
+        assert all(later < 1.05 * earlier for earlier, later in pairwise(errors)), run["spikes"]
+        assert errors[-1] < 0.6 * errors[0]
+        assert run["slowest"]["layer"]

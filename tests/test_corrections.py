@@ -22,6 +22,7 @@ from calibrators.coordinate import MOVES, Coordinate, Setting
 from calibrators.initial_membrane import InitialMembrane
 from calibrators.least_squares import LeastSquares
 from calibrators.reconstruction import Reconstruction, pull, synapses
+from calibrators.regression import Regression
 from calibrators.spike_calibration import SpikeCalibration
 from calibrators.temporal_bias import TemporalBiasCorrection, with_biases
 from converter.data import open_source
@@ -295,6 +296,7 @@ CORRECTIONS: dict[str, Callable[..., Any]] = {
     "coordinate": Coordinate,
     "initial-membrane": InitialMembrane,
     "reconstruction": lambda timesteps, schedule: Reconstruction(timesteps, 6, schedule),
+    "regression": lambda timesteps, schedule: Regression(timesteps, 2, schedule),
     "temporal-bias": lambda timesteps, schedule: TemporalBiasCorrection(timesteps),
 }
 
@@ -323,6 +325,8 @@ def network(name: str, neuron: Neuron, seed: int) -> Graph:
 )
 @example("sums and limits", IntegrateFire(), "coordinate", "stream", True, 6, 40, 0)
 @example("images", Signed(), "reconstruction", "pipelined", False, 4, 15, 1)
+@example("images", Signed(), "regression", "stream", False, 4, 15, 1)
+@example("rows", IntegrateFire(), "regression", "pipelined", False, 4, 15, 2)
 def test_no_layer_becomes_worse_on_held_out_samples_and_what_was_judged_is_what_runs(
     name: str,
     neuron: Neuron,

@@ -25,6 +25,7 @@ from calibrators.coordinate import Coordinate
 from calibrators.initial_membrane import InitialMembrane
 from calibrators.least_squares import LeastSquares
 from calibrators.reconstruction import Reconstruction
+from calibrators.regression import Regression
 from calibrators.spike_calibration import SpikeCalibration
 from calibrators.temporal_bias import TemporalBiasCorrection
 from converter.data import open_source
@@ -46,6 +47,7 @@ CORRECTIONS: dict[str, Callable[[int], Any]] = {
     "coordinate": lambda t: Coordinate(t, rounds=1),
     "initial-membrane": InitialMembrane,
     "reconstruction": lambda t: Reconstruction(t, iterations=4),
+    "regression": lambda t: Regression(t, rounds=2),
     "temporal-bias": TemporalBiasCorrection,
 }
 
