@@ -27,7 +27,7 @@ from torch import Tensor
 from calibrators import calibrators
 from calibrators._layerwise import Layer, by_channel, check_run, with_neurons
 from calibrators._run import layer_by_layer
-from calibrators.reconstruction import reweighted, synapse, synapses, with_weights
+from calibrators._synapses import reweighted, synapse, synapses, with_weights
 from converter.graph import Graph, Node
 from converter.observe import Batches
 from converter.ops import Conv, ConvTranspose, Linear

@@ -17,11 +17,12 @@ from torch import Tensor
 from calibrators import calibrators, with_ranges
 from calibrators._layerwise import Layer, by_channel, with_neurons
 from calibrators._run import layer_by_layer
+from calibrators._synapses import synapses
 from calibrators.bias_correction import BiasCorrection
 from calibrators.coordinate import MOVES, Coordinate, Setting
 from calibrators.initial_membrane import InitialMembrane
 from calibrators.least_squares import LeastSquares
-from calibrators.reconstruction import Reconstruction, pull, synapses
+from calibrators.reconstruction import Reconstruction, pull
 from calibrators.regression import Regression
 from calibrators.spike_calibration import SpikeCalibration
 from calibrators.temporal_bias import TemporalBiasCorrection, with_biases
