@@ -1,8 +1,13 @@
 """How a run of a spiking graph is executed: instructions over memory that each step uses again."""
 
+from converter.engine.codes import Codes, codes_of
 from converter.engine.frame import Frame
 from converter.engine.functions import Function, function_of
 from converter.engine.program import Program, compiled
 from converter.engine.tiles import Tiling, tiling_for
+from converter.engine.whole import exactly
 
-__all__ = ["Frame", "Function", "Program", "Tiling", "compiled", "function_of", "tiling_for"]
+__all__ = [
+    *("Codes", "Frame", "Function", "Program", "Tiling", "codes_of", "compiled", "exactly", "function_of"),
+    "tiling_for",
+]

@@ -8,6 +8,7 @@ is computed: the same sample gives the same bits in a batch of any size, which F
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -81,3 +82,61 @@ def fits(op: Conv | Linear, x: Tensor) -> bool:
     """Whether this op can be done so on `x`: in float32, on a CPU, a convolution in two dimensions."""
     plain = x.dtype == op.weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
     return plain and (x.dim() == 4 or not isinstance(op, Conv)) and available()
+
+
+def pack_codes(op: Conv | Linear, codes: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Whole numbers of 8 bits in the place of an op's weights, laid out for inputs of this shape."""
+    packed: Tensor
+    if isinstance(op, Linear):
+        packed = torch.ops.onednn.qlinear_prepack(codes.contiguous(), list(shape))
+    else:
+        padding, stride, dilation = geometry(op)
+        one = torch.ones(len(codes))
+        packed = torch.ops.onednn.qconv_prepack(
+            codes.contiguous(), one, 1.0, 0, stride, padding, dilation, op.groups, list(shape)
+        )
+    return packed
+
+
+def weigh_codes(op: Conv | Linear, packed: Tensor, x: Tensor, zero: int, channels: int) -> Tensor:
+    """Σ code · (x − zero), of spikes x in uint8: whole numbers in float32, exact up to 2^24."""
+    scale, none, as_float = torch.ones(channels), torch.zeros(channels, dtype=torch.int32), torch.float32
+    result: Tensor
+    if isinstance(op, Linear):
+        result = torch.ops.onednn.qlinear_pointwise(
+            x, 1.0, zero, packed, scale, none, None, 1.0, 0, as_float, "none", [], ""
+        )
+    else:
+        padding, stride, dilation = geometry(op)
+        groups = op.groups
+        result = torch.ops.onednn.qconv2d_pointwise(
+            *(x, 1.0, zero, packed, scale, none, None, stride, padding, dilation, groups),
+            *(1.0, 0, as_float, "none", [], ""),
+        )
+    return result
+
+
+@cache
+def whole() -> bool:
+    """Whether sums of 8-bit codes times spikes in bytes are exact here: without it, one wraps at 16 bits."""
+    draw = torch.Generator().manual_seed(0)
+    cases = (
+        Conv(torch.empty(16, 16, 3, 3), None, (1, 1), (1, 1), (1, 1)),
+        Conv(torch.empty(8, 16, 1, 1), None, (2, 2), (0, 0), (1, 1)),
+        Conv(torch.empty(16, 1, 3, 3), None, (1, 1), (1, 1), (1, 1), 16),
+        Linear(torch.empty(10, 16)),
+    )
+    try:
+        for op in cases:
+            for zero in (0, 128):
+                codes = torch.randint(100, 128, op.weight.shape, generator=draw, dtype=torch.int8)
+                x = torch.randint(100, 256, (2, 16, 6, 6), generator=draw, dtype=torch.uint8)
+                x = x[:, :, 0, 0] if isinstance(op, Linear) else x
+                x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+                exact = replace(op, weight=codes.double())(x.double() - zero)
+                packed = pack_codes(op, codes, tuple(x.shape))
+                if not torch.equal(weigh_codes(op, packed, x, zero, len(codes)).double(), exact):
+                    return False
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return True
