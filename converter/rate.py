@@ -29,6 +29,7 @@ from converter.engine import (
     exactly,
     function_of,
     onednn,
+    stepwise,
     tiling_for,
 )
 from converter.errors import ConversionError, Refusal, UsageError
@@ -253,6 +254,8 @@ class RateModel(SpikingModel):
 
     def tiling(self, batch: int) -> Tiling:
         """How many samples and steps of a batch of this size are run at once."""
+        if self.codes is not None:
+            return stepwise(self.codes.largest, batch)
         return Tiling(batch, 1) if self.plain else tiling_for(self.graph, batch, chunks=self.program.chunks)
 
     def tiles(self, batch: int) -> list[slice]:

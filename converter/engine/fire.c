@@ -2,58 +2,100 @@
 
    v <- v + bias + sum_i factor_i * (x_i - zero_i);  k by kind;  v <- v - k * threshold;  the code is k * worth + zero
 
-   Every per-channel number comes as an array of `block` values, the channels over and over, so that the inner
-   loops are flat. All steps of a block are run before the next block: its membranes stay in the nearest cache. */
+   Numbers are int32, or double, which holds 53 bits of them, where 31 may not be enough. Every per-channel
+   number comes as an array of `block` values, the channels over and over, so that the inner loops are flat.
+   All steps of a block are run before the next block: its membranes stay in the nearest cache. */
 #include <stdint.h>
 
-enum { FLOAT32 = 0, CODES = 1, INT32 = 2 };
+enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3 };
 enum { SOFT = 0, HARD = 1, SIGNED = 2, LEVELS = 3 };
-enum { MOST = 4096, TERMS = 8 };
+enum { MOST = 4096, TERMS = 8, LANES = 16 };
 
 typedef struct {
-    const void *data;      /* of the first step */
-    const int32_t *factor; /* [block] */
-    int64_t stride;        /* values from a step to the next; 0 where all steps see the same */
-    int32_t kind;
-    int32_t zero;
+    const void *data;   /* of the first step */
+    const void *factor; /* [block] */
+    int64_t stride;     /* values from a step to the next; 0 where all steps see the same */
+    int32_t kind, zero;
+    int32_t channels, row; /* so many of every `row` values are the term's */
 } Term;
 
 typedef struct {
-    int64_t count; /* values in a step */
-    int64_t steps;
-    int64_t block;
+    int64_t count; /* values in a step, of what the terms add up to */
+    int64_t steps, block;
     int32_t terms, kind, levels, zero;
     Term term[TERMS];
-    const int32_t *bias, *threshold, *worth; /* [block] */
-    void *membrane;                          /* int32 or int64 [count] */
-    int32_t *net;                            /* [count]; for kinds that remember */
-    uint8_t *codes;                          /* [steps, count] */
+    const void *bias, *threshold; /* [block] */
+    const int32_t *worth;         /* [block] */
+    void *membrane;               /* [values in a step] */
+    int32_t *net;                 /* the same; for kinds that remember */
+    uint8_t *codes;               /* [steps, values in a step] */
 } Layer;
 
-static void charge(int32_t *restrict z, const Layer *a, int64_t first, int64_t step, int n) {
-    for (int i = 0; i < n; i++) z[i] = a->bias[i];
-    for (int t = 0; t < a->terms; t++) {
-        const Term *m = &a->term[t];
-        const int32_t *restrict factor = m->factor;
-        const int64_t at = step * m->stride + first;
-        if (m->kind == FLOAT32) {
-            const float *restrict x = (const float *)m->data + at;
-            for (int i = 0; i < n; i++) z[i] += factor[i] * (int32_t)x[i];
-        } else if (m->kind == CODES) {
-            const uint8_t *restrict x = (const uint8_t *)m->data + at;
-            const int32_t zero = m->zero;
-            for (int i = 0; i < n; i++) z[i] += factor[i] * ((int32_t)x[i] - zero);
-        } else {
-            const int32_t *restrict x = (const int32_t *)m->data + at;
-            for (int i = 0; i < n; i++) z[i] += factor[i] * x[i];
-        }
-    }
-}
+/* A max-pool before the neurons: their current is the change of the largest of the sums so far. */
+typedef struct {
+    int64_t samples, channels;
+    int32_t height, width, rows, columns; /* of what comes in, of what goes out */
+    int32_t kernel[2], stride[2], padding[2], dilation[2];
+    void *sums;    /* [samples, height, width, channels] */
+    void *largest; /* [samples, rows, columns, channels] */
+} Pool;
 
-#define FIRE(NAME, V)                                                                                       \
-    static void NAME(const int32_t *restrict z, const Layer *a, V *restrict v, int32_t *restrict net,       \
-                     uint8_t *restrict out, int n) {                                                        \
-        const int32_t *restrict threshold = a->threshold, *restrict worth = a->worth;                       \
+/* So many values at a time, where too few lie side by side for a loop that the compiler makes. */
+typedef float float_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t int32_t_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
+
+#define ADD(TYPE, V, EXPRESSION)                                                                            \
+    {                                                                                                       \
+        const TYPE *restrict x = (const TYPE *)m->data + at;                                                \
+        if (t == 0)                                                                                         \
+            for (int i = 0; i < n; i++) z[i] = bias[i] + factor[i] * (V)(EXPRESSION);                       \
+        else                                                                                                \
+            for (int i = 0; i < n; i++) z[i] += factor[i] * (V)(EXPRESSION);                                \
+    }
+
+/* The same for sums of several planes of codes: those of one have those of the others in between. */
+#define ADD_PLANE(V)                                                                                        \
+    {                                                                                                       \
+        const float *x = (const float *)m->data + at;                                                       \
+        const V *before = t == 0 ? bias : z;                                                                \
+        for (int i = 0; i < n; x += m->row - m->channels)                                                   \
+            for (const int end = i + m->channels; i < end;) {                                               \
+                if (i + LANES <= end) {                                                                     \
+                    const V##_some now = __builtin_convertvector(*(const float_some *)(x + i), V##_some);   \
+                    const V##_some times = *(const V##_some *)(factor + i);                                 \
+                    *(V##_some *)(z + i) = *(const V##_some *)(before + i) + times * now;                   \
+                    i += LANES;                                                                             \
+                } else {                                                                                    \
+                    z[i] = before[i] + factor[i] * (V)x[i];                                                 \
+                    i++;                                                                                    \
+                }                                                                                           \
+            }                                                                                               \
+    }
+
+#define NEURONS(V)                                                                                          \
+    static void charge_##V(V *z, const Layer *a, int64_t first, int64_t step, int n) {             \
+        const V *restrict bias = (const V *)a->bias;                                                        \
+        for (int t = 0; t < a->terms; t++) {                                                                \
+            const Term *m = &a->term[t];                                                                    \
+            const V *restrict factor = (const V *)m->factor;                                                \
+            const int32_t zero = m->zero;                                                                   \
+            const int64_t at = step * m->stride + first / m->channels * m->row;                             \
+            if (m->row != m->channels) ADD_PLANE(V)                                                         \
+            else if (m->kind == FLOAT32) ADD(float, V, x[i])                                                \
+            else if (m->kind == CODES) ADD(uint8_t, V, (int32_t)x[i] - zero)                                \
+            else if (m->kind == INT32) ADD(int32_t, V, x[i])                                                \
+            else ADD(double, V, x[i])                                                                       \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void fire_##V(const V *restrict z, const Layer *a, int64_t step, int64_t first, int n,           \
+                         int64_t count) {                                                                   \
+        const V *restrict threshold = (const V *)a->threshold;                                              \
+        const int32_t *restrict worth = a->worth;                                                           \
+        V *restrict v = (V *)a->membrane + first;                                                           \
+        int32_t *restrict net = a->net + first;                                                             \
+        uint8_t *restrict out = a->codes + step * count + first;                                            \
         const int32_t zero = a->zero, levels = a->levels;                                                   \
         switch (a->kind) {                                                                                  \
         case SOFT:                                                                                          \
@@ -98,27 +140,85 @@ static void charge(int32_t *restrict z, const Layer *a, int64_t first, int64_t s
                 out[i] = (uint8_t)(k * worth[i] + zero);                                                    \
             }                                                                                               \
         }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void block_##V(const Layer *a, int64_t first) {                                                  \
+        V z[MOST];                                                                                          \
+        const int n = least(a->count - first, a->block);                                                    \
+        for (int64_t step = 0; step < a->steps; step++) {                                                   \
+            charge_##V(z, a, first, step, n);                                                               \
+            fire_##V(z, a, step, first, n, a->count);                                                       \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    /* The change of the largest sum of each window, for `n` values from `out` on. */                       \
+    static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int64_t out, int n) {                \
+        const int c = (int)p->channels;                                                                     \
+        V *restrict largest = (V *)p->largest + sample * p->rows * p->columns * c + out;                    \
+        const V *restrict sums = (const V *)p->sums + sample * p->height * p->width * c;                    \
+        for (int first = 0; first < n; first += c) {                                                        \
+            const int64_t place = (out + first) / c, row = place / p->columns, column = place % p->columns; \
+            V now[MOST];                                                                                    \
+            int some = 0;                                                                                   \
+            for (int i = 0; i < p->kernel[0]; i++) {                                                        \
+                const int64_t y = row * p->stride[0] - p->padding[0] + i * p->dilation[0];                  \
+                if (y < 0 || y >= p->height) continue;                                                      \
+                for (int j = 0; j < p->kernel[1]; j++) {                                                    \
+                    const int64_t x = column * p->stride[1] - p->padding[1] + j * p->dilation[1];           \
+                    if (x < 0 || x >= p->width) continue;                                                   \
+                    const V *restrict from = sums + (y * p->width + x) * c;                                 \
+                    if (some)                                                                               \
+                        for (int k = 0; k < c; k++) now[k] = from[k] > now[k] ? from[k] : now[k];           \
+                    else                                                                                    \
+                        for (int k = 0; k < c; k++) now[k] = from[k];                                       \
+                    some = 1;                                                                               \
+                }                                                                                           \
+            }                                                                                               \
+            for (int k = 0; k < c; k++) z[first + k] = now[k] - largest[first + k];                         \
+            for (int k = 0; k < c; k++) largest[first + k] = now[k];                                        \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
+        V z[MOST];                                                                                          \
+        const int64_t in = p->height * p->width * p->channels, out = p->rows * p->columns * p->channels;    \
+        for (int64_t step = 0; step < a->steps; step++) {                                                   \
+            for (int64_t first = sample * in; first < (sample + 1) * in; first += a->block) {               \
+                const int n = least((sample + 1) * in - first, a->block);                                   \
+                V *restrict sums = (V *)p->sums + first;                                                    \
+                charge_##V(z, a, first, step, n);                                                           \
+                for (int i = 0; i < n; i++) sums[i] += z[i];                                                \
+            }                                                                                               \
+            for (int64_t first = 0; first < out; first += a->block) {                                       \
+                const int n = least(out - first, a->block);                                                 \
+                pool_##V(z, p, sample, first, n);                                                           \
+                fire_##V(z, a, step, sample * out + first, n, p->samples * out);                            \
+            }                                                                                               \
+        }                                                                                                   \
     }
 
-FIRE(fire_narrow, int32_t)
-FIRE(fire_wide, int64_t)
+static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
+NEURONS(int32_t)
+NEURONS(double)
 
 void fire(const Layer *a, int wide, int threads) {
     const int64_t blocks = (a->count + a->block - 1) / a->block;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t b = 0; b < blocks; b++) {
-        int32_t z[MOST];
-        const int64_t first = b * a->block;
-        const int n = (int)(a->count - first < a->block ? a->count - first : a->block);
-        int32_t *net = a->net + first;
-        for (int64_t step = 0; step < a->steps; step++) {
-            charge(z, a, first, step, n);
-            uint8_t *out = a->codes + step * a->count + first;
-            if (wide)
-                fire_wide(z, a, (int64_t *)a->membrane + first, net, out, n);
-            else
-                fire_narrow(z, a, (int32_t *)a->membrane + first, net, out, n);
-        }
-    }
+    for (int64_t b = 0; b < blocks; b++)
+        if (wide)
+            block_double(a, b * a->block);
+        else
+            block_int32_t(a, b * a->block);
+}
+
+void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t sample = 0; sample < p->samples; sample++)
+        if (wide)
+            sample_double(a, p, sample);
+        else
+            sample_int32_t(a, p, sample);
 }

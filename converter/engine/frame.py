@@ -78,11 +78,13 @@ class Frame:
         return have
 
     def whole(self, node: Node, exponent: int) -> Tensor:
-        """A static value in whole units of 2^exponent, its channels innermost: int32."""
+        """A static value in whole units of 2^exponent, channels innermost: int32, or float64 if too large."""
         if node not in self.counted:
             value = self.exact[node]
             value = value.permute(0, 2, 3, 1) if value.dim() == 4 else value
-            self.counted[node] = (value * 2.0**-exponent).to(torch.int32).contiguous()
+            value = value * 2.0**-exponent
+            fits = float(value.abs().max()) < 1 << 31
+            self.counted[node] = value.to(torch.int32 if fits else torch.float64).contiguous()
         return self.counted[node]
 
     def keep(self, samples: Tensor) -> None:

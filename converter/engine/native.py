@@ -19,7 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 TERMS = 8
 """Terms that a current may have."""
@@ -30,10 +29,10 @@ NEAR = 512
 SOURCE = Path(__file__).with_name("fire.c")
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
-    *("-fno-trapping-math", "-fPIC"),
+    *("-fno-trapping-math", "-fwrapv", "-fPIC"),
 )
-KINDS = {torch.float32: 0, torch.uint8: 1, torch.int32: 2}
-"""How a term's values come: FLOAT32, CODES, INT32."""
+KINDS = {torch.float32: 0, torch.uint8: 1, torch.int32: 2, torch.float64: 3}
+"""How a term's values come: FLOAT32, CODES, INT32, FLOAT64."""
 SOFT, HARD, SIGNED, LEVELS, BURST = range(5)
 """What a neuron does, as `fire.c` calls it."""
 
@@ -43,7 +42,7 @@ class Term(ctypes.Structure):
 
     _fields_ = (
         *(("data", ctypes.c_void_p), ("factor", ctypes.c_void_p), ("stride", ctypes.c_int64)),
-        *(("kind", ctypes.c_int32), ("zero", ctypes.c_int32)),
+        *((name, ctypes.c_int32) for name in ("kind", "zero", "channels", "row")),
     )
 
 
@@ -55,6 +54,17 @@ class Layer(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("terms", "kind", "levels", "zero")),
         ("term", Term * TERMS),
         *((name, ctypes.c_void_p) for name in ("bias", "threshold", "worth", "membrane", "net", "codes")),
+    )
+
+
+class Pool(ctypes.Structure):
+    """`Pool` of fire.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("samples", "channels")),
+        *((name, ctypes.c_int32) for name in ("height", "width", "rows", "columns")),
+        *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "padding", "dilation")),
+        *((name, ctypes.c_void_p) for name in ("sums", "largest")),
     )
 
 
@@ -102,7 +112,9 @@ def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
 def processor() -> str:
     """What the processor can do: code for one may not run on another that shares the directory."""
     try:
-        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        return next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        )
     except (OSError, StopIteration):
         return platform.processor()
 
@@ -112,11 +124,14 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ann2snn"
 
 
-def fire(layer: Layer, wide: bool) -> None:
-    """Run a layer's neurons through a chunk of steps; `wide` membranes have 64 bits."""
+def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
+    """Run a layer's neurons through a chunk of steps, behind a max-pool or not; `wide` numbers are doubles."""
     found = library()
     assert found is not None
-    found.fire(ctypes.byref(layer), int(wide), torch.get_num_threads())
+    if pool is None:
+        found.fire(ctypes.byref(layer), int(wide), torch.get_num_threads())
+    else:
+        found.pool_and_fire(ctypes.byref(layer), ctypes.byref(pool), int(wide), torch.get_num_threads())
 
 
 def right(found: ctypes.CDLL) -> bool:
@@ -130,15 +145,14 @@ def right(found: ctypes.CDLL) -> bool:
     }
     for kind, codes in want.items():
         for wide in (False, True):
-            membrane = torch.tensor([5, 5, 5], dtype=torch.int64 if wide else torch.int32)
+            number = torch.float64 if wide else torch.int32
+            membrane, current = torch.tensor([5, 5, 5], dtype=number), torch.tensor([20.0, 8.0, -9.0])
             out, net = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(3, dtype=torch.int32)
-            current = torch.tensor([20.0, 8.0, -9.0])
-            numbers = {"one": 1, "bias": 0, "threshold": 10, "worth": 3}
-            each: dict[str, Tensor] = {n: torch.full((3,), v, dtype=torch.int32) for n, v in numbers.items()}
+            one, bias, threshold = (torch.full((3,), n, dtype=number) for n in (1, 0, 10))
+            worth = torch.full((3,), 3, dtype=torch.int32)
             layer = Layer(count=3, steps=2, block=3, terms=1, kind=kind, levels=2, zero=128)
-            layer.term[0] = Term(current.data_ptr(), each["one"].data_ptr(), 0, KINDS[current.dtype], 0)
-            for name in ("bias", "threshold", "worth"):
-                setattr(layer, name, each[name].data_ptr())
+            layer.term[0] = Term(current.data_ptr(), one.data_ptr(), 0, KINDS[current.dtype], 0, 3, 3)
+            layer.bias, layer.threshold, layer.worth = (t.data_ptr() for t in (bias, threshold, worth))
             layer.membrane, layer.net, layer.codes = membrane.data_ptr(), net.data_ptr(), out.data_ptr()
             found.fire(ctypes.byref(layer), int(wide), 1)
             if tuple(map(tuple, out.tolist())) != codes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,36 +85,39 @@ def fits(op: Conv | Linear, x: Tensor) -> bool:
     return plain and (x.dim() == 4 or not isinstance(op, Conv)) and available()
 
 
-def pack_codes(op: Conv | Linear, codes: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Whole numbers of 8 bits in the place of an op's weights, laid out for inputs of this shape."""
-    packed: Tensor
-    if isinstance(op, Linear):
-        packed = torch.ops.onednn.qlinear_prepack(codes.contiguous(), list(shape))
-    else:
-        padding, stride, dilation = geometry(op)
-        one = torch.ones(len(codes))
-        packed = torch.ops.onednn.qconv_prepack(
-            codes.contiguous(), one, 1.0, 0, stride, padding, dilation, op.groups, list(shape)
-        )
-    return packed
+def weigher(op: Conv | Linear, codes: Tensor, zero: int, shape: tuple[int, ...]) -> Function:
+    """Gives Σ code · (x − zero) of spikes x in uint8, of this shape: whole numbers in float32, exact to 2^24.
 
-
-def weigh_codes(op: Conv | Linear, packed: Tensor, x: Tensor, zero: int, channels: int) -> Tensor:
-    """Σ code · (x − zero), of spikes x in uint8: whole numbers in float32, exact up to 2^24."""
-    scale, none, as_float = torch.ones(channels), torch.zeros(channels, dtype=torch.int32), torch.float32
-    result: Tensor
+    `codes`, of 8 bits, stand in the place of the op's weights, and are laid out once.
+    """
+    one, none, exact = torch.ones(len(codes)), torch.zeros(len(codes), dtype=torch.int32), torch.float32
+    codes = codes.contiguous()
     if isinstance(op, Linear):
-        result = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, zero, packed, scale, none, None, 1.0, 0, as_float, "none", [], ""
-        )
-    else:
-        padding, stride, dilation = geometry(op)
-        groups = op.groups
-        result = torch.ops.onednn.qconv2d_pointwise(
-            *(x, 1.0, zero, packed, scale, none, None, stride, padding, dilation, groups),
-            *(1.0, 0, as_float, "none", [], ""),
-        )
-    return result
+        matrix = torch.ops.onednn.qlinear_prepack(codes, list(shape))
+        after: tuple[Any, ...] = one, none, None, 1.0, 0, exact, "none", [], ""
+        multiplied = torch.ops.onednn.qlinear_pointwise.default
+        return lambda x: multiplied(x, 1.0, zero, matrix, *after)
+    padding, stride, dilation = geometry(op)
+    packed = torch.ops.onednn.qconv_prepack(
+        codes, one, 1.0, 0, stride, padding, dilation, op.groups, list(shape)
+    )
+    rest: tuple[Any, ...] = (
+        one,
+        none,
+        None,
+        stride,
+        padding,
+        dilation,
+        op.groups,
+        1.0,
+        0,
+        exact,
+        "none",
+        [],
+        "",
+    )
+    convolved = torch.ops.onednn.qconv2d_pointwise.default
+    return lambda x: convolved(x, 1.0, zero, packed, *rest)
 
 
 @cache
@@ -134,8 +138,7 @@ def whole() -> bool:
                 x = x[:, :, 0, 0] if isinstance(op, Linear) else x
                 x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
                 exact = replace(op, weight=codes.double())(x.double() - zero)
-                packed = pack_codes(op, codes, tuple(x.shape))
-                if not torch.equal(weigh_codes(op, packed, x, zero, len(codes)).double(), exact):
+                if not torch.equal(weigher(op, codes, zero, tuple(x.shape))(x).double(), exact):
                     return False
     except (RuntimeError, AttributeError, TypeError):
         return False

@@ -15,8 +15,12 @@ from converter.graph import Graph, size_of
 
 AT_ONCE = 8 << 20
 """Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
+SUMS_AT_ONCE = 2 << 20
+"""The same for the sums of a layer in whole numbers: they are read once, and the next layer's stand there."""
 MOST = 32
 """Samples times steps beyond which larger batches gain nothing."""
+CHUNK = 8
+"""Steps that a pass over membranes is worth sharing between."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Tiling:
     def schedule(self) -> str:
         """In words."""
         return "step-major" if self.steps == 1 else f"layer-major over chunks of {self.steps} steps"
+
+
+def stepwise(largest: int, batch: int) -> Tiling:
+    """The tiling for layers in whole numbers, whose `largest` sums take so many bytes a sample and step.
+
+    Some steps at once first, then as many samples as fit: neurons go through all steps of a chunk in one pass, so their membranes are read once in so many steps.
+    """
+    fitting = max(CHUNK, min(MOST, SUMS_AT_ONCE // largest))
+    samples = max(1, min(batch, fitting // CHUNK))
+    return Tiling(samples, fitting // samples)
 
 
 def tiling_for(graph: Graph, batch: int, *, chunks: bool = True) -> Tiling:
