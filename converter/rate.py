@@ -20,6 +20,7 @@ from converter.cumulative import telescope, telescope_mean
 from converter.encodings import Encoding
 from converter.encodings.current import Current
 from converter.engine import (
+    Codes,
     Frame,
     Function,
     Program,
@@ -209,16 +210,23 @@ class RateModel(SpikingModel):
     def _bind(self, graph: Graph) -> None:
         super()._bind(graph)
         self.functions = {n: n.op if self.plain else function_of(n.op) for n in self.graph}
-        self.codes, self.exact = None, dict[Node, Function]()
+        self.codes: Codes | None = None
+        self.exact: dict[Node, Function] = {}
         self.program: Program = compiled(self.graph, self.plan, self.functions)
         self.heard: dict[frozenset[Node], Program] = {}
         if self.program.chunks and self.encoding.constant and not self.plain and self.engine != "float":
-            codes = codes_of(self.graph, self.plan)
-            if codes.charges and onednn.whole():
-                self.codes = codes
-                self.program = compiled(self.graph, self.plan, self.functions, codes)
-                units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
-                self.exact = {n: exactly(n.op, unit) for n, unit in units.items()}
+            self._bind_codes()
+
+    def _bind_codes(self) -> None:
+        """Run layers whose weights are codes in whole numbers, where this machine adds them up exactly."""
+        floats = [t for t in self.buffers() if t.is_floating_point()]
+        here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
+        codes = codes_of(self.graph, self.plan)
+        if here and codes.charges and onednn.whole():
+            self.codes = codes
+            self.program = compiled(self.graph, self.plan, self.functions, codes)
+            units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
+            self.exact = {n: exactly(n.op, unit) for n, unit in units.items()}
 
     def program_for(self, listen: Listener | None) -> Program:
         """The program that lets `listen` hear what it listens to: all values, or those it names in `told`."""

@@ -2,11 +2,10 @@
 
 from converter.engine.codes import Codes
 from converter.engine.frame import Frame
-from converter.engine.functions import Function, function_of
+from converter.engine.functions import Function, exactly, function_of
 from converter.engine.layers import codes_of
 from converter.engine.program import Program, compiled
 from converter.engine.tiles import Tiling, stepwise, tiling_for
-from converter.engine.whole import exactly
 
 __all__ = [
     "Codes",

@@ -26,6 +26,8 @@ MOST = 4096
 """Channels that a layer may have."""
 NEAR = 512
 """About so many membranes are taken at once."""
+SHARED = 1 << 18
+"""So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
@@ -86,7 +88,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
-    """The library, made if it is not there yet: compiled to objects first, so that no runtime is linked in."""
+    """The library, made if it is not there: by way of objects, so that no runtime is linked in."""
     source = SOURCE.read_bytes()
     made_of = (*flags, compiler, platform.machine(), processor(), platform.platform())
     name = sha256(b"\0".join([source, *(part.encode() for part in made_of)])).hexdigest()[:24]
@@ -125,13 +127,14 @@ def cache_directory() -> Path:
 
 
 def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
-    """Run a layer's neurons through a chunk of steps, behind a max-pool or not; `wide` numbers are doubles."""
+    """Run a layer's neurons through a chunk of steps, behind a pool or not; `wide` numbers are doubles."""
     found = library()
     assert found is not None
+    threads = torch.get_num_threads() if layer.count * layer.steps >= SHARED else 1
     if pool is None:
-        found.fire(ctypes.byref(layer), int(wide), torch.get_num_threads())
+        found.fire(ctypes.byref(layer), int(wide), threads)
     else:
-        found.pool_and_fire(ctypes.byref(layer), ctypes.byref(pool), int(wide), torch.get_num_threads())
+        found.pool_and_fire(ctypes.byref(layer), ctypes.byref(pool), int(wide), threads)
 
 
 def right(found: ctypes.CDLL) -> bool:

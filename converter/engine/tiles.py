@@ -50,7 +50,8 @@ class Tiling:
 def stepwise(largest: int, batch: int) -> Tiling:
     """The tiling for layers in whole numbers, whose `largest` sums take so many bytes a sample and step.
 
-    Some steps at once first, then as many samples as fit: neurons go through all steps of a chunk in one pass, so their membranes are read once in so many steps.
+    Some steps at once first, then as many samples as fit: neurons go through all steps of a chunk in a pass,
+    so their membranes are read once in so many steps.
     """
     fitting = max(CHUNK, min(MOST, SUMS_AT_ONCE // largest))
     samples = max(1, min(batch, fitting // CHUNK))

@@ -1,22 +1,22 @@
-"""Instructions of layers in whole numbers: sums of codes through oneDNN, then charge, fire and reset in one pass.
+"""Instructions of layers in whole numbers: sums of codes in oneDNN; charge, fire and reset in one pass.
 
 Membranes lie as [batch, height, width, channels] whatever the layout of values, codes in channels_last.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from converter.engine import native, onednn
-from converter.engine.codes import EXACT, NARROW, PLANE, WIDE, Charge, Code, Given, Spikes, Term, Weighed
+from converter.engine.codes import NARROW, PLANE, WIDE, Charge, Code, Given, Spikes, Term, Weighed
 from converter.engine.frame import Frame
-from converter.engine.functions import Function, function_of
+from converter.engine.functions import Function
 from converter.errors import ModelError
-from converter.graph import Node, Op
+from converter.graph import Node
 from converter.ops import Conv, MaxPool, Pad
 
 REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
@@ -50,9 +50,16 @@ class Sum:
     def __call__(self, x: Tensor) -> Tensor:
         shape = tuple(x.shape)
         if (add := self.laid.get(shape)) is None:
-            codes = torch.cat(self.term.planes)
-            self.laid[shape] = add = onednn.weigher(self.term.op, codes, self.term.zero, shape)
+            self.laid[shape] = add = self._laid(shape)
         return innermost(add(x))
+
+    def _laid(self, shape: tuple[int, ...]) -> Function:
+        """Planes of codes are as many outputs more; but those of a group must stay beside each other."""
+        op, planes, zero = self.term.op, self.term.planes, self.term.zero
+        if len(planes) == 1 or not (isinstance(op, Conv) and op.groups > 1):
+            return onednn.weigher(op, torch.cat(planes), zero, shape)
+        each = [onednn.weigher(op, plane, zero, shape) for plane in planes]
+        return lambda x: torch.cat([add(x) for add in each], 1)
 
     def __deepcopy__(self, memo: object) -> Sum:
         return type(self)(self.term)
@@ -110,7 +117,7 @@ class Fire:
         if farthest >= WIDE:
             raise ModelError(
                 f"the membranes of {c.node.where} do not fit into 53 bits",
-                hint="--engine float adds in floating point",
+                hint="fewer bits (--weights int8), or fewer steps",
             )
         number = torch.float64 if farthest >= NARROW else torch.int32
         membrane = c.initial.to(number).expand(size).contiguous()
@@ -233,28 +240,3 @@ def pool_of(node: Node) -> native.Pool:
 def innermost(x: Tensor) -> Tensor:
     """Values with their channels innermost: [batch, height, width, channels], or [batch, channels]."""
     return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous()
-
-
-def exactly(op: Op, exponent: int | None) -> Function:
-    """How a node that the image alone determines is computed, in float64 and exactly.
-
-    Its inputs come in units of 2^exponent; a convolution of codes adds up in float32 while that is exact.
-    """
-    double = op.map_tensors(lambda t: t.double() if t.is_floating_point() else t)
-
-    def plain(*inputs: Tensor) -> Tensor:
-        return double(*(i.double() for i in inputs))
-
-    if not isinstance(op, Conv) or op.packed is None or op.weight.dim() != 4 or exponent is None:
-        return plain
-    weight = op.packed.codes.float()
-    add = function_of(replace(op, weight=weight, bias=None, packed=None))
-    sums = float(weight.abs().flatten(1).sum(1).max())
-    scale = op.packed.scale.double().reshape(-1, 1, 1)
-    bias = op.bias.double().reshape(-1, 1, 1) if op.bias is not None else torch.zeros(1)
-
-    def convolved(*inputs: Tensor) -> Tensor:
-        fits = float(inputs[0].abs().max()) * sums * 2.0**-exponent < EXACT
-        return add(inputs[0].float()).double().mul_(scale).add_(bias) if fits else plain(*inputs)
-
-    return convolved
