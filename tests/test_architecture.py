@@ -50,6 +50,7 @@ ALLOWED = {
     "converter.files": BASE,
     "converter.divergence": set[str](),
     "converter.packed": set[str](),
+    "converter.energy": {"converter.errors"},
     "converter.graph": {"converter.packed", *BASE},
     "converter.kernels": set[str](),
     "converter.view": LEAVES,
