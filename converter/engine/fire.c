@@ -222,3 +222,27 @@ void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
         else
             sample_int32_t(a, p, sample);
 }
+
+/* The same neurons in float32, spikes with their amplitude, step by step as torch's own operators round:
+   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values. */
+void fire_floats(int64_t count, int64_t steps, int64_t period, const float *threshold, float *v, const float *x,
+                 float *out, int threads) {
+    const int64_t portions = (count + period - 1) / period;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t p = 0; p < portions; p++) {
+        const int64_t first = p * period;
+        const int n = least(count - first, period);
+        for (int64_t step = 0; step < steps; step++) {
+            const float *in = x + step * count + first;
+            float *to = out + step * count + first;
+#pragma GCC ivdep
+            for (int i = 0; i < n; i++) {
+                const float now = v[first + i] + in[i];
+                const float said = now >= threshold[i] ? threshold[i] : 0.0f;
+                v[first + i] = now - said;
+                to[i] = said;
+            }
+        }
+    }
+}

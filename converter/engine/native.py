@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 TERMS = 8
 """Terms that a current may have."""
@@ -137,6 +138,22 @@ def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
         found.pool_and_fire(ctypes.byref(layer), ctypes.byref(pool), int(wide), threads)
 
 
+def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor, steps: int) -> bool:
+    """Integrate-and-fire with soft reset in float32, in memory of its own; False where it cannot be done so.
+
+    `values` and `out` [steps · batch, …], which may be the same, lie as `membrane` [batch, …] does;
+    `threshold` is laid out by `periodic`.
+    """
+    found, count = library(), membrane.numel()
+    if found is None:
+        return False
+    shared = torch.get_num_threads() if count * steps >= SHARED else 1
+    numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold)))
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
+    found.fire_floats(*numbers, *memory, shared)
+    return True
+
+
 def right(found: ctypes.CDLL) -> bool:
     """Whether each kind of neuron does on two steps of three currents what it does by hand."""
     want = {
@@ -160,4 +177,10 @@ def right(found: ctypes.CDLL) -> bool:
             found.fire(ctypes.byref(layer), int(wide), 1)
             if tuple(map(tuple, out.tolist())) != codes:
                 return False
-    return True
+    one, membrane = torch.ones(3), torch.full((3,), 0.5)
+    values = torch.tensor([[0.75, 0.25, -1.0], [0.5, 0.0, 9.0]])
+    numbers = (ctypes.c_int64(n) for n in (3, 2, 3))
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (one, membrane, values, values))
+    found.fire_floats(*numbers, *memory, 1)
+    said = values.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    return said and membrane.tolist() == [0.75, 0.75, 7.5]
