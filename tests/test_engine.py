@@ -207,10 +207,11 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
 def test_a_tile_fits_the_caches() -> None:
     """The largest value, 4 x 8 x 8 in float32, is 1 KiB: 32 samples or steps are what is worth while."""
     graph = network(IntegrateFire())
-    assert tiling_for(graph, 100) == Tiling(32, 1)
-    assert tiling_for(graph, 10) == Tiling(10, 3)
+    assert tiling_for(graph, 100) == Tiling(8, 4)
+    assert tiling_for(graph, 5) == Tiling(5, 6)
     assert tiling_for(graph, 1) == Tiling(1, 32)
     assert tiling_for(graph, 1, chunks=False) == Tiling(1, 1)
+    assert tiling_for(graph, 100, chunks=False) == Tiling(32, 1)
     assert [s.stop - s.start for s in Tiling(32, 1).tiles(100)] == [25, 25, 25, 25]
     assert Tiling(10, 3).schedule == "layer-major over chunks of 3 steps"
 
