@@ -590,6 +590,11 @@ def train(**given: Any) -> None:
     metavar="MARGIN",
     help="Also answer each sample once T times the lead of its class is MARGIN, by the last T at most.",
 )
+@click.option(
+    "--energy",
+    metavar="FILE.toml",
+    help="Also with these picojoules: [picojoule] add, multiply_add, update, weight, membrane_read, …",
+)
 @click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
 @GATES
 @MACHINE

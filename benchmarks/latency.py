@@ -4,8 +4,9 @@
     python -m benchmarks latency resnet20 --batch 1 100 --threads 1 2 -T 32
 
 In one process the contestants take turns, A B C A B C, so what else the machine does meets all of them:
-onnxruntime on the ANN's file (T inferences), our model (T steps of one run), and SpikingJelly's conversion
-step by step and layer by layer. Ratios are taken within a round, and of these the median; times are medians
+onnxruntime on the ANN's file (T inferences), our model (T steps of one run) with float weights, with 8-bit
+codes and with 15-bit codes in two planes of bytes, and SpikingJelly's conversion step by step and layer by
+layer (not with --without-peers). Ratios are taken within a round, and of these the median; times are medians
 and smallest. Inputs are uniform noise, thresholds the largest activation on it: dense arithmetic costs the
 same for any spikes.
 """
@@ -13,9 +14,11 @@ same for any spikes.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -27,13 +30,16 @@ from benchmarks.importing import Reference
 from benchmarks.peers import applied, rate_coding
 from benchmarks.peers import convert as peer_of
 from calibrators.maximum import Maximum
-from converter.engine import onednn
+from converter.engine import native, onednn
 from converter.errors import ConversionError
+from converter.fixed_point import fixed_point
 from converter.graph import Graph, size_of
 from converter.importer import load
 from converter.passes import apply
 from converter.passes.spike import Spike
+from converter.quantise import quantise
 from converter.rate import RateModel
+from converter.weights.integer import Integer
 
 NETWORKS = {
     "resnet20": "resnet20_cifar10",
@@ -41,27 +47,36 @@ NETWORKS = {
     "fastestdet": "fastestdet_coco",
 }
 ANN, OURS, STEPS, LAYERS = "onnxruntime, ANN", "ours", "SpikingJelly, single-step", "SpikingJelly, multi-step"
+WHOLE = {"ours, int8": 8, "ours, two planes": 15}
+"""Those whose weights are codes of so many bits."""
 Run = Callable[[], object]
 ROOM = 1 << 30
 """Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
 
 
-def contestants(name: str, batch: int, timesteps: int, threads: int) -> tuple[dict[str, Run], str, int]:
+def contestants(
+    name: str, batch: int, timesteps: int, threads: int, others: bool
+) -> tuple[dict[str, Run], dict[str, str], int]:
     """What takes turns, how our engine runs, and the batch (a file made for one batch keeps it)."""
     path = SHARED / "models" / f"{NETWORKS[name]}.onnx"
     ann, _ = apply(load(path).verify())
     batch = ann.batch or batch
     x = torch.rand(batch, *ann.inputs[0].shape[1:], generator=torch.Generator().manual_seed(0))
     reference = Reference(path, threads=threads)
-    graph = Maximum()(Spike(keep_analog=("Sigmoid", "Softmax"))(ann), lambda: [x])
-    model = RateModel(graph)
+    spiking = Spike(keep_analog=("Sigmoid", "Softmax"))(ann)
+    models = {OURS: RateModel(Maximum()(spiking, lambda: [x]))}
+    for who, bits in WHOLE.items():
+        coded = Maximum()(quantise(spiking, Integer(bits)), lambda: [x])
+        models[who] = RateModel(fixed_point(coded, float(x.abs().max())))
 
     def infer() -> None:
         for _ in range(timesteps):
             reference.run([x])
 
-    runs: dict[str, Run] = {ANN: infer, OURS: lambda: model(x, timesteps, at=(timesteps,))}
-    return runs | peers(ann, x, timesteps), model.tiling(batch).schedule, batch
+    runs: dict[str, Run] = {ANN: infer}
+    runs |= {who: partial(model, x, timesteps, at=(timesteps,)) for who, model in models.items()}
+    how = {who: model.execution(batch) for who, model in models.items()}
+    return runs | (peers(ann, x, timesteps) if others else {}), how, batch
 
 
 def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:
@@ -143,10 +158,10 @@ def summarised(found: dict[str, list[tuple[float, float]]], images: int) -> dict
     }
 
 
-def row(name: str, batch: int, timesteps: int, threads: int, repeats: int) -> dict[str, Any]:
+def row(name: str, batch: int, timesteps: int, threads: int, repeats: int, others: bool) -> dict[str, Any]:
     """One network at one batch size."""
     torch.set_num_threads(threads)
-    runs, schedule, batch = contestants(name, batch, timesteps, threads)
+    runs, schedule, batch = contestants(name, batch, timesteps, threads, others)
     found = rounds(runs, repeats)
     facts = {
         "network": name,
@@ -186,17 +201,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("-T", "--timesteps", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--keep", metavar="NAME", default="latency", help="the JSON's name")
     given = parser.parse_args(arguments)
     rows, done = [], set()
     for threads in given.threads:
         for name in given.networks or NETWORKS:
             for batch in given.batch:
-                one = row(name, batch, given.timesteps, threads, given.repeats)
+                one = row(name, batch, given.timesteps, threads, given.repeats, not given.without_peers)
                 if (name, one["batch"], threads) not in done:
                     done.add((name, one["batch"], threads))
                     rows.append(one)
                     print(table(rows[-1:]), file=sys.stderr)
     print(table(rows))
-    facts = {**environment(max(given.threads)), "onednn": onednn.available(), "rows": rows}
-    write_result("latency", ["latency", *arguments], facts)
+    facts = {**environment(max(given.threads)), "onednn": onednn.available(), "whole": onednn.whole()}
+    facts |= {"compiled": native.library() is not None, "load": os.getloadavg()[1], "rows": rows}
+    write_result(given.keep, ["latency", *arguments], facts)
     return 0

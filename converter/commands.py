@@ -17,6 +17,7 @@ from converter import (
     artefact,
     config,
     distributed,
+    energy,
     exports,
     gates,
     oracle,
@@ -189,6 +190,7 @@ def tune(given: Options, calibrators: Registry[Any], run: Options) -> None:
 
 def evaluate(given: Options) -> None:
     """Measure an artefact on data and print the curve and what it costs."""
+    constants = energy.read(Path(given["energy"])) if given["energy"] else None
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
@@ -220,6 +222,8 @@ def evaluate(given: Options) -> None:
     if share.rank:
         return
     measured = with_weights(measured, stored.report)
+    if constants:
+        measured = replace(measured, metrics=energy.with_model(measured.metrics, constants))
     exits = early_exit(given, model, ann, data.batches(part, size), max(timesteps))
     task = judge.task() if judge else None
     if given["as_json"]:

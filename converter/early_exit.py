@@ -60,7 +60,7 @@ def answer(model: RateModel, x: Tensor, cap: int, margin: float) -> tuple[Tensor
         )
     if len(model.graph.outputs[0].shape) != 2:
         raise UsageError("--early-exit waits for a class, and the network answers with something else")
-    frame, _ = model.begin(x)
+    frame, _ = model.begin(x, cap)
     sums: list[Tensor] = []
     left = torch.arange(len(x), device=x.device)
     choice, when, ran = left.clone(), torch.full_like(left, cap), torch.full_like(left, cap)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from converter.energy import costs, counts_of
 from converter.errors import Refusal
 from converter.graph import Node, batch_axes, size_of
 from converter.ops import Conv, ConvTranspose, Linear
@@ -82,7 +83,7 @@ def summary(
     weights = [n.op.weight for n in model.graph if isinstance(n.op, Conv | ConvTranspose | Linear)]
     macs_ann, macs_static = macs_of(ann), macs_of(model.plan.static)
     neurons = sum(size_of(n.shape) for n in model.neurons)
-    return {
+    found: dict[str, Any] = {
         "footprint": sum(t.numel() * t.element_size() for t in tensors) - saved(model.graph),
         "connection_sparsity": 1
         - sum(int((w != 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1),
@@ -97,9 +98,10 @@ def summary(
         },
         "membrane_updates": neurons * timesteps,
         "ann_macs": macs_ann,
-        "energy": {
-            "snn_microjoule": microjoules(operations, macs_static),
-            "ann_microjoule": microjoules(0, macs_ann),
-            "assumption": ENERGY_ASSUMPTION,
-        },
     }
+    energy = {
+        "snn_microjoule": microjoules(operations, macs_static),
+        "ann_microjoule": microjoules(0, macs_ann),
+        "assumption": ENERGY_ASSUMPTION,
+    }
+    return {**found, "energy": {**energy, "models": costs(counts_of(found))}}

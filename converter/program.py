@@ -43,8 +43,8 @@ from converter.ops import (
     Movement,
     ReduceMax,
 )
+from converter.plan import Plan
 from converter.quantise import held
-from converter.rate import Plan
 from converter.weights import as_weight, parse
 
 INITIAL = 8

@@ -19,7 +19,20 @@ from torch import Tensor, nn
 from converter.cumulative import telescope, telescope_mean
 from converter.encodings import Encoding
 from converter.encodings.current import Current
-from converter.engine import Frame, Function, Program, Tiling, compiled, function_of, tiling_for
+from converter.engine import (
+    Codes,
+    Frame,
+    Function,
+    Program,
+    Tiling,
+    codes_of,
+    compiled,
+    exactly,
+    function_of,
+    onednn,
+    stepwise,
+    tiling_for,
+)
 from converter.errors import ConversionError, Refusal, UsageError
 from converter.graph import Graph, Input, Listener, Node
 from converter.neurons import Neuron
@@ -154,6 +167,8 @@ class SpikingModel(nn.Module):
 
 
 L = TypeVar("L", bound=Listener)
+ENGINES = ("auto", "float")
+"""Layers whose weights are codes of 8 bits run in whole numbers, or all in floating point."""
 PULSE = 100
 """So often a long run says where it is, though no answer is asked for there."""
 
@@ -182,8 +197,11 @@ class RateModel(SpikingModel):
         seed: int = 0,
         delay: int = 0,
         plain: bool = False,
+        engine: str = "auto",
     ) -> None:
-        self.plain = plain
+        if engine not in ENGINES:
+            raise UsageError(f"there is no engine {engine!r}", hint=" or ".join(ENGINES))
+        self.plain, self.engine = plain, engine
         super().__init__(graph, encoding, seed=seed)
         if delay < 0:
             raise UsageError(f"the delay of the read-out is {delay} steps; it is 0 or more")
@@ -192,7 +210,32 @@ class RateModel(SpikingModel):
     def _bind(self, graph: Graph) -> None:
         super()._bind(graph)
         self.functions = {n: n.op if self.plain else function_of(n.op) for n in self.graph}
+        self.codes: Codes | None = None
+        self.exact: dict[Node, Function] = {}
         self.program: Program = compiled(self.graph, self.plan, self.functions)
+        self.heard: dict[frozenset[Node], Program] = {}
+        if self.program.chunks and self.encoding.constant and not self.plain and self.engine != "float":
+            self._bind_codes()
+
+    def _bind_codes(self) -> None:
+        """Run layers whose weights are codes in whole numbers, where this machine adds them up exactly."""
+        floats = [t for t in self.buffers() if t.is_floating_point()]
+        here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
+        codes = codes_of(self.graph, self.plan)
+        if here and codes.charges and onednn.whole():
+            self.codes = codes
+            self.program = compiled(self.graph, self.plan, self.functions, codes)
+            units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
+            self.exact = {n: exactly(n.op, unit) for n, unit in units.items()}
+
+    def program_for(self, listen: Listener | None) -> Program:
+        """The program that lets `listen` hear what it listens to: all values, or those it names in `told`."""
+        if listen is None or self.codes is None:
+            return self.program
+        told = frozenset(getattr(listen, "told", self.plan.step))
+        if told not in self.heard:
+            self.heard[told] = compiled(self.graph, self.plan, self.functions, self.codes, told)
+        return self.heard[told]
 
     def step(
         self, x: Tensor | tuple[Tensor, ...], state: State | None = None, listen: Listener | None = None
@@ -219,6 +262,8 @@ class RateModel(SpikingModel):
 
     def tiling(self, batch: int) -> Tiling:
         """How many samples and steps of a batch of this size are run at once."""
+        if self.codes is not None:
+            return stepwise(self.codes.largest, batch)
         return Tiling(batch, 1) if self.plain else tiling_for(self.graph, batch, chunks=self.program.chunks)
 
     def tiles(self, batch: int) -> list[slice]:
@@ -230,13 +275,17 @@ class RateModel(SpikingModel):
     def execution(self, batch: int) -> str:
         """How batches of this size are run, in words."""
         most = max(tile.stop - tile.start for tile in self.tiles(batch))
-        return f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
+        run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
+        return run if self.codes is None else f"{run}; {self.codes.words}"
 
-    def begin(self, x: Tensor | tuple[Tensor, ...]) -> tuple[Frame, Iterator[Values]]:
-        """The memory of a run of `x` before its first step, and what the input determines at later ones."""
+    def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
+        """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""
         given = x if isinstance(x, tuple) else (x,)
+        if self.codes is not None:
+            exact = self.currents(tuple(map(laid_out, given)), self.exact)
+            return Frame({n: v.float() for n, v in exact.items()}, len(given[0]), last, exact), repeat(exact)
         inputs = self.each_step(given if self.plain else tuple(map(laid_out, given)), self.functions)
-        return Frame(next(inputs), len(given[0])), inputs
+        return Frame(next(inputs), len(given[0]), last), inputs
 
     def run(
         self,
@@ -250,10 +299,11 @@ class RateModel(SpikingModel):
         What `listen` has heard up to there are all steps up to t. Draws of the encoding start from `seed`.
         """
         with torch.no_grad():
-            frame, inputs = self.begin(x)
+            last, program = max(timesteps), self.program_for(listen)
+            frame, inputs = self.begin(x, last)
             at_once = tiling or self.tiling(frame.samples)
             sums: list[Tensor] = []
-            wanted, last = frozenset(timesteps), max(timesteps)
+            wanted = frozenset(timesteps)
             ends = sorted(wanted) if listen is not None else [last]
             while frame.time < last:
                 start = frame.time
@@ -262,7 +312,7 @@ class RateModel(SpikingModel):
                     chunk = [frame.static if start + k == 0 else next(inputs) for k in range(steps)]
                     frame.static = chunk[0]
                     frame.values = {n: torch.cat([c[n] for c in chunk]) for n in self.program.inputs}
-                for time, values in enumerate(self.program.advance(frame, steps, listen), start + 1):
+                for time, values in enumerate(program.advance(frame, steps, listen), start + 1):
                     sums, counted = self.summed(sums, values, time)
                     if time in wanted:
                         yield time, self.read(sums, counted)

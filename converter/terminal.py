@@ -188,8 +188,10 @@ def evaluation(measured: Measurement, samples: str, dense: Task | None = None, *
         *(task(dense) if dense else []),
         *([layers([asdict(layer) for layer in measured.layers])] if every else []),
         operations(measured.metrics),
+        energies(measured.metrics["energy"]["models"]),
         escape(f"measured on {samples}"),
         escape(measured.metrics["energy"]["assumption"]),
+        *(escape(f"{name}: {m['assumption']}") for name, m in measured.metrics["energy"]["models"].items()),
     ]
 
 
@@ -225,6 +227,16 @@ def operations(metrics: Mapping[str, Any]) -> Table:
         "multiply-accumulates", words.number(synaptic["Effective_MACs"]), words.number(metrics["ann_macs"])
     )
     made.add_row("energy, µJ", words.number(energy["snn_microjoule"]), words.number(energy["ann_microjoule"]))
+    return made
+
+
+def energies(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The energy of one sample under each model; where the spiking network costs more it says so."""
+    parts = ("arithmetic", "weights", "membranes", "updates", "spikes")
+    made = table("energy, µJ", *parts, "SNN", "ANN", "SNN / ANN", left=("energy, µJ",))
+    for name, cost in models.items():
+        each = (words.number(cost[f"{part}_microjoule"]) for part in (*parts, "snn", "ann"))
+        made.add_row(escape(name), *each, words.number(cost["snn_to_ann_ratio"]))
     return made
 
 

@@ -47,6 +47,11 @@ class Watch:
     paid: Tensor | float = 0.0
     """The totals of these neurons."""
 
+    @property
+    def told(self) -> frozenset[Node]:
+        """What it listens to."""
+        return self.sources | frozenset(self.voices)
+
     def __call__(self, node: Node, value: Tensor) -> None:
         if (neuron := self.voices.get(node)) is not None:
             add_to(self.sums, neuron, value)

@@ -50,6 +50,7 @@ ALLOWED = {
     "converter.files": BASE,
     "converter.divergence": set[str](),
     "converter.packed": set[str](),
+    "converter.energy": {"converter.errors"},
     "converter.graph": {"converter.packed", *BASE},
     "converter.kernels": set[str](),
     "converter.view": LEAVES,
@@ -64,7 +65,7 @@ ALLOWED = {
     "converter.quantise": {"converter.ops", "converter.weights", *SPIKING, *LEAVES},
     "converter.fixed_point": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
     "converter.program": {
-        *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.rate"),
+        *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.plan"),
         *("converter.weights", *SPIKING, *LEAVES),
     },
     "converter.integer": {"converter.fixed_point", "converter.ops", "converter.program", *LEAVES},
@@ -72,7 +73,11 @@ ALLOWED = {
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
     "converter.plan": {*SPIKING, *LEAVES},
-    "converter.engine": {"converter.engine", "converter.plan", "converter.ops", *SPIKING, *LEAVES},
+    "converter.engine": {
+        *("converter.engine", "converter.plan", "converter.ops", *SPIKING, *LEAVES),
+        # Layers whose weights are codes run the instructions of the integer program.
+        *("converter.program", "converter.fixed_point", "converter.weights"),
+    },
     "converter.early_exit": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.rate": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},
     "converter.spike_bits": set[str](),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
-from converter.engine import Tiling, tiling_for
+from converter.engine import Tiling, native, tiling_for
+from converter.engine.instructions import Thresholds
 from converter.engine.onednn import available
 from converter.graph import Graph, Node
 from converter.importer import load
@@ -206,10 +207,11 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
 def test_a_tile_fits_the_caches() -> None:
     """The largest value, 4 x 8 x 8 in float32, is 1 KiB: 32 samples or steps are what is worth while."""
     graph = network(IntegrateFire())
-    assert tiling_for(graph, 100) == Tiling(32, 1)
-    assert tiling_for(graph, 10) == Tiling(10, 3)
+    assert tiling_for(graph, 100) == Tiling(8, 4)
+    assert tiling_for(graph, 5) == Tiling(5, 6)
     assert tiling_for(graph, 1) == Tiling(1, 32)
     assert tiling_for(graph, 1, chunks=False) == Tiling(1, 1)
+    assert tiling_for(graph, 100, chunks=False) == Tiling(32, 1)
     assert [s.stop - s.start for s in Tiling(32, 1).tiles(100)] == [25, 25, 25, 25]
     assert Tiling(10, 3).schedule == "layer-major over chunks of 3 steps"
 
@@ -217,3 +219,29 @@ def test_a_tile_fits_the_caches() -> None:
 def test_onednn_is_there_and_right() -> None:
     """On the builds that this project names. Elsewhere the public operators are used, and this says so."""
     assert available()
+
+
+@given(st.integers(1, 3), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_one_pass_over_memory_rounds_as_torch_does(
+    batch: int, channels: int, last: bool, each: bool, seed: int
+) -> None:
+    """Three steps of a chunk, compiled and operator by operator: the same spikes and the same membranes."""
+    if native.library() is None:
+        pytest.skip("there is no C compiler here")
+    layout = torch.channels_last if last and channels > 1 else torch.contiguous_format
+    threshold = weight(channels, 1, 1, seed=seed).abs() + 0.1 if each and last else torch.tensor(0.3)
+    x = weight(3 * batch, channels, 3, 5, seed=seed).contiguous(memory_format=layout)
+    membrane = (torch.zeros(batch, channels, 3, 5) + 0.5 * threshold).contiguous(memory_format=layout)
+    want, left = [], membrane.clone()
+    for now in x.split(batch):
+        (left,), said = IntegrateFire(threshold).step((left,), now)
+        want.append(said)
+    laid = Thresholds().of(threshold, x)
+    if laid is None:
+        assert threshold.numel() > 1
+        assert layout is torch.contiguous_format
+        return
+    assert native.fire_floats(laid, membrane, x, x, 3)
+    assert torch.equal(x, torch.cat(want))
+    assert torch.equal(membrane, left)

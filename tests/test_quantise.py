@@ -110,7 +110,7 @@ def test_the_emitted_model_is_the_one_measured(converted: Path) -> None:
     assert torch.equal(emitted, artefact.read(converted).model(x, 4))
 
 
-@pytest.mark.parametrize("name", ["int9", "int3.5", "log2:1", "log2", "float16"])
+@pytest.mark.parametrize("name", ["int16", "int3.5", "log2:1", "log2", "float16"])
 def test_weights_that_there_are_not_are_a_usage_error(name: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*CONVERT, "--weights", name, "-o", str(tmp_path / "x.snn")])
     assert done.exit_code == 2

@@ -107,7 +107,7 @@ def test_the_scale_is_as_good_as_any() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["int3.5", "int", "int1", "int9", "log2:1", "log2:7", "log2", "float16", "pow2:6"]
+    "name", ["int3.5", "int", "int1", "int16", "log2:1", "log2:7", "log2", "float16", "pow2:6"]
 )
 def test_what_is_no_format_is_refused_with_what_is(name: str) -> None:
     with pytest.raises(UsageError) as refused:

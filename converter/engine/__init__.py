@@ -1,8 +1,22 @@
 """How a run of a spiking graph is executed: instructions over memory that each step uses again."""
 
+from converter.engine.codes import Codes
 from converter.engine.frame import Frame
-from converter.engine.functions import Function, function_of
+from converter.engine.functions import Function, exactly, function_of
+from converter.engine.layers import codes_of
 from converter.engine.program import Program, compiled
-from converter.engine.tiles import Tiling, tiling_for
+from converter.engine.tiles import Tiling, stepwise, tiling_for
 
-__all__ = ["Frame", "Function", "Program", "Tiling", "compiled", "function_of", "tiling_for"]
+__all__ = [
+    "Codes",
+    "Frame",
+    "Function",
+    "Program",
+    "Tiling",
+    "codes_of",
+    "compiled",
+    "exactly",
+    "function_of",
+    "stepwise",
+    "tiling_for",
+]

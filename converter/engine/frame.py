@@ -18,6 +18,12 @@ class Frame:
 
     static: dict[Node, Tensor]
     samples: int
+    last: int = 0
+    """The step at which the run ends."""
+    exact: dict[Node, Tensor] = field(default_factory=dict)
+    """What `static` rounds, in float64, for layers in whole numbers."""
+    codes: dict[Node, Tensor] = field(default_factory=dict)
+    """Spikes of this chunk as codes of a byte: [K·B, …]."""
     time: int = 0
     """Steps done before this chunk."""
     steps: int = 1
@@ -27,6 +33,8 @@ class Frame:
     """Memory for what a node emits, used again in the next chunk."""
     spread: dict[Node, Tensor] = field(default_factory=dict)
     """Static values repeated for every step of a chunk."""
+    counted: dict[Node, Tensor] = field(default_factory=dict)
+    """Static values in whole units, for the layer that they charge."""
 
     def read(self, node: Node) -> Tensor:
         """What `node` says in this chunk: [K·B, …]."""
@@ -60,6 +68,25 @@ class Frame:
             )
         return have
 
+    def code(self, node: Node) -> Tensor:
+        """Memory for the codes of `node` in this chunk, in channels_last where there are four dimensions."""
+        size = (self.steps * self.samples, *node.shape[1:])
+        have = self.codes.get(node)
+        if have is None or have.shape != size:
+            layout = torch.channels_last if len(size) == 4 else torch.contiguous_format
+            self.codes[node] = have = torch.empty(size, dtype=torch.uint8, memory_format=layout)
+        return have
+
+    def whole(self, node: Node, exponent: int) -> Tensor:
+        """A static value in whole units of 2^exponent, channels innermost: int32, or float64 if too large."""
+        if node not in self.counted:
+            value = self.exact[node]
+            value = value.permute(0, 2, 3, 1) if value.dim() == 4 else value
+            value = value * 2.0**-exponent
+            fits = float(value.abs().max()) < 1 << 31
+            self.counted[node] = value.to(torch.int32 if fits else torch.float64).contiguous()
+        return self.counted[node]
+
     def keep(self, samples: Tensor) -> None:
         """Go on with these samples alone (their indices); the others have been answered."""
         before, self.samples = self.samples, len(samples)
@@ -70,8 +97,9 @@ class Frame:
             return value
 
         self.static = {n: chosen(n, v) for n, v in self.static.items()}
+        self.exact = {n: chosen(n, v) for n, v in self.exact.items()}
         self.states = {n: tuple(chosen(n, v) for v in s) for n, s in self.states.items()}
-        self.kept, self.spread = {}, {}
+        self.kept, self.spread, self.codes, self.counted = {}, {}, {}, {}
 
 
 def channels_last(x: Tensor) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from converter.engine import onednn
+from converter.engine.codes import EXACT
 from converter.graph import Op
 from converter.ops import Conv, Linear
 
@@ -77,3 +78,28 @@ def function_of(op: Op) -> Function:
 def version_of(tensor: Tensor) -> int:
     """Changes when the tensor is written to."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def exactly(op: Op, exponent: int | None) -> Function:
+    """How a node that the image alone determines is computed, in float64 and exactly.
+
+    Its inputs come in units of 2^exponent; a convolution of codes adds up in float32 while that is exact.
+    """
+    double = op.map_tensors(lambda t: t.double() if t.is_floating_point() else t)
+
+    def plain(*inputs: Tensor) -> Tensor:
+        return double(*(i.double() for i in inputs))
+
+    if not isinstance(op, Conv) or op.packed is None or op.weight.dim() != 4 or exponent is None:
+        return plain
+    weight = op.packed.codes.float()
+    add = function_of(replace(op, weight=weight, bias=None, packed=None))
+    sums = float(weight.abs().flatten(1).sum(1).max())
+    scale = op.packed.scale.double().reshape(-1, 1, 1)
+    bias = op.bias.double().reshape(-1, 1, 1) if op.bias is not None else torch.zeros(1)
+
+    def convolved(*inputs: Tensor) -> Tensor:
+        fits = float(inputs[0].abs().max()) * sums * 2.0**-exponent < EXACT
+        return add(inputs[0].float()).double().mul_(scale).add_(bias) if fits else plain(*inputs)
+
+    return convolved

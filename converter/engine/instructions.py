@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from converter.engine.frame import Frame
-from converter.engine.functions import Function
+from converter.engine import native
+from converter.engine.frame import Frame, channels_last
+from converter.engine.functions import Function, version_of
 from converter.graph import BATCH, Node
-from converter.stateful import Stateful
+from converter.neurons import Neuron
+from converter.neurons.integrate_fire import integrate_fire
+from converter.stateful import State, Stateful
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,36 @@ class AddTo:
         frame.values[self.node] = frame.values[self.total].add_(frame.read(self.other))
 
 
+@dataclass
+class Thresholds:
+    """A layer's thresholds as machine code takes them: the channels, innermost in memory, over and over."""
+
+    laid: Tensor | None = None
+    version: int = -1
+
+    def of(self, threshold: Tensor | None, like: Tensor) -> Tensor | None:
+        """For values that lie like these; None where their thresholds are not one a channel."""
+        if threshold is None or (layout := dense(like)) is None or threshold.dtype != torch.float32:
+            return None
+        channels = like.shape[1] if layout == "channels last" or like.dim() == 2 else 1
+        if threshold.numel() not in (1, channels):
+            return None
+        if self.laid is None or self.version != version_of(threshold):
+            self.version = version_of(threshold)
+            times = max(1, round(native.NEAR / channels))
+            self.laid = threshold.reshape(-1).expand(channels).repeat(times)
+        return self.laid
+
+
+def dense(x: Tensor) -> str | None:
+    """How float32 on a CPU lies in memory without gaps; None where it does not."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    if channels_last(x):
+        return "channels last"
+    return "in order" if x.is_contiguous() else None
+
+
 @dataclass(frozen=True)
 class Fire:
     """A node with a state, step by step; over its input where nothing else reads that."""
@@ -45,6 +78,7 @@ class Fire:
     node: Node
     op: Stateful
     reuse: bool
+    thresholds: Thresholds = field(default_factory=lambda: Thresholds())
 
     def __call__(self, frame: Frame) -> None:
         source = self.node.inputs[0]
@@ -57,8 +91,17 @@ class Fire:
             return
         out = value if self.reuse and value is not None else frame.out(self.node, inputs[0])
         state = state or self.op.begin(inputs[0])
-        frame.states[self.node] = self.op.fire(state, inputs, frame.each(out))
         frame.values[self.node] = out
+        if value is None or not self._natively(state, value, out, frame.steps):
+            state = self.op.fire(state, inputs, frame.each(out))
+        frame.states[self.node] = state
+
+    def _natively(self, state: State, value: Tensor, out: Tensor, steps: int) -> bool:
+        """Do it in one pass over memory; False where that cannot be."""
+        if self.op.kernel is not integrate_fire or not all(dense(t) == dense(value) for t in (out, *state)):
+            return False
+        threshold = self.thresholds.of(self.op.threshold, value) if isinstance(self.op, Neuron) else None
+        return threshold is not None and native.fire_floats(threshold, state[0], value, out, steps)
 
     def _grow(self, frame: Frame, inputs: Sequence[Tensor]) -> None:
         """A state with more dimensions than its input: so has what is emitted, in memory of its own."""

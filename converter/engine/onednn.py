@@ -8,7 +8,9 @@ is computed: the same sample gives the same bits in a batch of any size, which F
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +83,63 @@ def fits(op: Conv | Linear, x: Tensor) -> bool:
     """Whether this op can be done so on `x`: in float32, on a CPU, a convolution in two dimensions."""
     plain = x.dtype == op.weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
     return plain and (x.dim() == 4 or not isinstance(op, Conv)) and available()
+
+
+def weigher(op: Conv | Linear, codes: Tensor, zero: int, shape: tuple[int, ...]) -> Function:
+    """Gives Σ code · (x − zero) of spikes x in uint8, of this shape: whole numbers in float32, exact to 2^24.
+
+    `codes`, of 8 bits, stand in the place of the op's weights, and are laid out once.
+    """
+    one, none, exact = torch.ones(len(codes)), torch.zeros(len(codes), dtype=torch.int32), torch.float32
+    codes = codes.contiguous()
+    if isinstance(op, Linear):
+        matrix = torch.ops.onednn.qlinear_prepack(codes, list(shape))
+        after: tuple[Any, ...] = one, none, None, 1.0, 0, exact, "none", [], ""
+        multiplied = torch.ops.onednn.qlinear_pointwise.default
+        return lambda x: multiplied(x, 1.0, zero, matrix, *after)
+    padding, stride, dilation = geometry(op)
+    packed = torch.ops.onednn.qconv_prepack(
+        codes, one, 1.0, 0, stride, padding, dilation, op.groups, list(shape)
+    )
+    rest: tuple[Any, ...] = (
+        one,
+        none,
+        None,
+        stride,
+        padding,
+        dilation,
+        op.groups,
+        1.0,
+        0,
+        exact,
+        "none",
+        [],
+        "",
+    )
+    convolved = torch.ops.onednn.qconv2d_pointwise.default
+    return lambda x: convolved(x, 1.0, zero, packed, *rest)
+
+
+@cache
+def whole() -> bool:
+    """Whether sums of 8-bit codes times spikes in bytes are exact here: without it, one wraps at 16 bits."""
+    draw = torch.Generator().manual_seed(0)
+    cases = (
+        Conv(torch.empty(16, 16, 3, 3), None, (1, 1), (1, 1), (1, 1)),
+        Conv(torch.empty(8, 16, 1, 1), None, (2, 2), (0, 0), (1, 1)),
+        Conv(torch.empty(16, 1, 3, 3), None, (1, 1), (1, 1), (1, 1), 16),
+        Linear(torch.empty(10, 16)),
+    )
+    try:
+        for op in cases:
+            for zero in (0, 128):
+                codes = torch.randint(100, 128, op.weight.shape, generator=draw, dtype=torch.int8)
+                x = torch.randint(100, 256, (2, 16, 6, 6), generator=draw, dtype=torch.uint8)
+                x = x[:, :, 0, 0] if isinstance(op, Linear) else x
+                x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+                exact = replace(op, weight=codes.double())(x.double() - zero)
+                if not torch.equal(weigher(op, codes, zero, tuple(x.shape))(x).double(), exact):
+                    return False
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return True

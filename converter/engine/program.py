@@ -7,14 +7,17 @@ through all layers), a larger K layer-major over chunks. The spikes are the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from converter.engine.codes import Codes, Spikes, Value, Weighed
 from converter.engine.frame import Frame
 from converter.engine.functions import Function
 from converter.engine.instructions import AddTo, Apply, Fire, Telescope, TelescopeMean
+from converter.engine.whole import Decode, Move
+from converter.engine.whole import Fire as FireCodes
 from converter.graph import BATCH, Graph, Input, Listener, Node
 from converter.ops import Add, Affine, AvgPool, Conv, ConvTranspose, Linear, MaxPool
 from converter.plan import Plan
@@ -44,7 +47,8 @@ class Program:
             tell(listen, frame, node)
         for node, run, done in self.instructions:
             run(frame)
-            tell(listen, frame, node)
+            if node in frame.values:
+                tell(listen, frame, node)
             for each in done:
                 frame.values.pop(each, None)
         found = [
@@ -56,6 +60,21 @@ class Program:
         return found
 
 
+def wanted(plan: Plan, codes: Codes, told: Container[Node] | None) -> tuple[frozenset[Node], frozenset[Node]]:
+    """Of which nodes of a step values are needed, and of which that only move spikes their codes."""
+    values = {n for n in plan.step if n in plan.frontier or (told is not None and n in told)}
+    moved: set[Node] = set()
+    for node in reversed(plan.step):
+        if (charge := codes.charges.get(node)) is not None:
+            values |= {t.source for t in charge.terms if isinstance(t, Value)}
+            moved |= {t.source for t in charge.terms if isinstance(t, Weighed | Spikes)}
+        elif node in codes.codes and node in moved:
+            moved.update(node.inputs)
+        elif node in values:
+            values.update(node.inputs)
+    return frozenset(values), frozenset(moved)
+
+
 def tell(listen: Listener | None, frame: Frame, node: Node) -> None:
     """Let `listen` hear each step of what `node` says in this chunk."""
     if listen is not None:
@@ -63,8 +82,18 @@ def tell(listen: Listener | None, frame: Frame, node: Node) -> None:
             listen(node, frame.at(frame.values[node], step))
 
 
-def compiled(graph: Graph, plan: Plan, functions: Mapping[Node, Function]) -> Program:
-    """The program of `graph`; `functions` says how each of its ops is computed."""
+def compiled(
+    graph: Graph,
+    plan: Plan,
+    functions: Mapping[Node, Function],
+    codes: Codes | None = None,
+    told: Container[Node] | None = None,
+) -> Program:
+    """The program of `graph`; `functions` says how each of its ops is computed.
+
+    `codes` run in whole numbers; then values are made only where an op without codes or the read-out needs
+    them, and where a node is in `told` (None: no listener; one who does not say what it hears is told all).
+    """
     users = graph.users()
     stepped = frozenset(plan.step)
 
@@ -93,11 +122,20 @@ def compiled(graph: Graph, plan: Plan, functions: Mapping[Node, Function]) -> Pr
                     return AddTo(node, total, other)
         return Apply(node, functions[node])
 
-    lines = [
-        (node, instruction(node), plan.last_read.get(node, ()))
-        for node in plan.step
-        if not isinstance(node.op, Input)
-    ]
+    lines: list[tuple[Node, Instruction, tuple[Node, ...]]] = []
+    values, moved = wanted(plan, codes, told) if codes is not None else (stepped, frozenset[Node]())
+    for node in plan.step:
+        run: list[Instruction] = []
+        if codes is not None and node in codes.charges:
+            run.append(FireCodes(codes.charges[node]))
+        elif codes is not None and node in moved:
+            run.append(Move(node, codes.codes[node].zero))
+        if node in values:
+            coded = codes is not None and (node in codes.charges or node in moved)
+            run.append(Decode(node, codes.codes[node]) if codes and coded else instruction(node))
+        if not isinstance(node.op, Input):
+            lines += [(node, each, ()) for each in run[:-1]]
+            lines += [(node, each, plan.last_read.get(node, ())) for each in run[-1:]]
     given = tuple(node for node in plan.step if isinstance(node.op, Input))
     read = {i for node in plan.step for i in node.inputs} | stepped
     chunks = graph.batch is None and all(

@@ -1,8 +1,8 @@
 """How many samples and steps are run at once: as many as the caches hold, spikes before memory.
 
-All T steps of a tile of samples are run before the next tile, so that its membranes stay near. With a batch
-as large as the tile the run is step-major; a smaller one leaves room, and the steps of a chunk are run as one
-batch (layer-major), which makes up for what every call costs.
+All T steps of a tile of samples are run before the next tile, so that its membranes stay near, and some steps
+of it as one batch (layer-major): neurons go through them in one pass, so that membranes are read once in so
+many steps. Where there is no room for more than one step, or steps are no batch, the run is step-major.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from converter.graph import Graph, size_of
 
 AT_ONCE = 8 << 20
 """Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
+SUMS_AT_ONCE = 2 << 20
+"""The same for the sums of a layer in whole numbers: they are read once, and the next layer's stand there."""
 MOST = 32
 """Samples times steps beyond which larger batches gain nothing."""
+TOGETHER, CHUNK = 4, 8
+"""Steps that a pass over membranes is worth sharing between: in floating point, in whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,22 @@ class Tiling:
         return "step-major" if self.steps == 1 else f"layer-major over chunks of {self.steps} steps"
 
 
+def stepwise(largest: int, batch: int) -> Tiling:
+    """The tiling for layers in whole numbers, whose `largest` sums take so many bytes a sample and step.
+
+    Some steps at once first, then as many samples as fit: neurons go through all steps of a chunk in a pass,
+    so their membranes are read once in so many steps.
+    """
+    fitting = max(CHUNK, min(MOST, SUMS_AT_ONCE // largest))
+    samples = max(1, min(batch, fitting // CHUNK))
+    return Tiling(samples, fitting // samples)
+
+
 def tiling_for(graph: Graph, batch: int, *, chunks: bool = True) -> Tiling:
     """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch."""
     largest = max(4 * size_of(node.shape) for node in graph)
     fitting = max(1, min(MOST, AT_ONCE // largest))
     if graph.batch is not None:
         return Tiling(graph.batch, 1)
-    samples = max(1, min(batch, fitting))
+    samples = max(1, min(batch, fitting // TOGETHER if chunks else fitting))
     return Tiling(samples, max(1, fitting // samples) if chunks else 1)

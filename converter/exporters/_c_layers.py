@@ -132,7 +132,7 @@ def weigh(layer: Layer, given: tuple[int, ...]) -> None:
     channels, outputs = groups * codes.shape[1], codes.shape[-1]
     positions = prod(a[1] for a in axes)
     small = format.bits <= SMALL
-    held = layer.table("codes", codes.contiguous(), 4 if small else 8)
+    held = layer.table("codes", codes.contiguous(), 4 if small else 8 if format.bits <= 8 else 16)
     exponents = bool(format.table)
     where = "o" if groups == 1 else f"g * {outputs} + o"
     with c.block(layer.head("x")):

@@ -63,7 +63,8 @@ def stored(w: Writer, op: ops.Conv | ops.ConvTranspose | ops.Linear) -> str:
     packed, axis = op.packed, 1 if isinstance(op, ops.ConvTranspose) else 0
     if packed is not None and len(packed.scale) == op.weight.shape[axis]:
         along = [-1 if i == axis else 1 for i in range(op.weight.dim())]
-        if torch.equal(packed.codes.float() * packed.scale.reshape(along), op.weight.cpu()):
+        values = packed.codes.float() * packed.scale.reshape(along)
+        if packed.codes.dtype == torch.int8 and torch.equal(values, op.weight.cpu()):
             codes, scale = (
                 w.weight(packed.codes, f"{w.scope}.codes"),
                 w.weight(packed.scale, f"{w.scope}.scale"),

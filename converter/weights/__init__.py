@@ -87,7 +87,7 @@ def parse(name: str) -> Format | None:
     """`int8` -> the format; None for `float32`. Raises `UsageError` for what is no format."""
     if name == FLOAT:
         return None
-    found = re.fullmatch(r"([a-z]+|[a-z]+2:)(\d)", name)
+    found = re.fullmatch(r"([a-z]+|[a-z]+2:)([1-9]\d?)", name)
     kind = next((kind for _, kind in formats if found and kind.prefix == found[1]), None)
     if found is None or kind is None:
         raise UsageError(

@@ -26,11 +26,17 @@ class Integer(Format):
     """Whole numbers of `bits` bits."""
 
     prefix: ClassVar[str] = "int"
+    most: ClassVar[int] = 15
 
     @property
     def largest(self) -> int:
         """The largest code."""
         return int(2 ** (self.bits - 1)) - 1
+
+    @property
+    def held(self) -> torch.dtype:
+        """What a code is held in."""
+        return torch.int8 if self.bits <= 8 else torch.int16
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         exact = rows.double()
@@ -48,7 +54,7 @@ class Integer(Format):
         if bool(silent.any()) and not bool(silent.all()):
             best = torch.where(silent, best[~silent].max(), best)
         scale = scale_at(torch.maximum(best, best.max() - SPREAD * MANTISSAS))
-        return self._codes(exact, scale[:, None]).to(torch.int8), scale.float()
+        return self._codes(exact, scale[:, None]).to(self.held), scale.float()
 
     def _codes(self, rows: Tensor, scale: Tensor) -> Tensor:
         return (rows / scale).round().clamp(-self.largest, self.largest)

@@ -1,0 +1,248 @@
+/* Neurons in whole numbers: charge, fire and reset in one pass over memory, for all steps of a chunk.
+
+   v <- v + bias + sum_i factor_i * (x_i - zero_i);  k by kind;  v <- v - k * threshold;  the code is k * worth + zero
+
+   Numbers are int32, or double, which holds 53 bits of them, where 31 may not be enough. Every per-channel
+   number comes as an array of `block` values, the channels over and over, so that the inner loops are flat.
+   All steps of a block are run before the next block: its membranes stay in the nearest cache. */
+#include <stdint.h>
+
+enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3 };
+enum { SOFT = 0, HARD = 1, SIGNED = 2, LEVELS = 3 };
+enum { MOST = 4096, TERMS = 8, LANES = 16 };
+
+typedef struct {
+    const void *data;   /* of the first step */
+    const void *factor; /* [block] */
+    int64_t stride;     /* values from a step to the next; 0 where all steps see the same */
+    int32_t kind, zero;
+    int32_t channels, row; /* so many of every `row` values are the term's */
+} Term;
+
+typedef struct {
+    int64_t count; /* values in a step, of what the terms add up to */
+    int64_t steps, block;
+    int32_t terms, kind, levels, zero;
+    Term term[TERMS];
+    const void *bias, *threshold; /* [block] */
+    const int32_t *worth;         /* [block] */
+    void *membrane;               /* [values in a step] */
+    int32_t *net;                 /* the same; for kinds that remember */
+    uint8_t *codes;               /* [steps, values in a step] */
+} Layer;
+
+/* A max-pool before the neurons: their current is the change of the largest of the sums so far. */
+typedef struct {
+    int64_t samples, channels;
+    int32_t height, width, rows, columns; /* of what comes in, of what goes out */
+    int32_t kernel[2], stride[2], padding[2], dilation[2];
+    void *sums;    /* [samples, height, width, channels] */
+    void *largest; /* [samples, rows, columns, channels] */
+} Pool;
+
+/* So many values at a time, where too few lie side by side for a loop that the compiler makes. */
+typedef float float_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t int32_t_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
+
+#define ADD(TYPE, V, EXPRESSION)                                                                            \
+    {                                                                                                       \
+        const TYPE *restrict x = (const TYPE *)m->data + at;                                                \
+        if (t == 0)                                                                                         \
+            for (int i = 0; i < n; i++) z[i] = bias[i] + factor[i] * (V)(EXPRESSION);                       \
+        else                                                                                                \
+            for (int i = 0; i < n; i++) z[i] += factor[i] * (V)(EXPRESSION);                                \
+    }
+
+/* The same for sums of several planes of codes: those of one have those of the others in between. */
+#define ADD_PLANE(V)                                                                                        \
+    {                                                                                                       \
+        const float *x = (const float *)m->data + at;                                                       \
+        const V *before = t == 0 ? bias : z;                                                                \
+        for (int i = 0; i < n; x += m->row - m->channels)                                                   \
+            for (const int end = i + m->channels; i < end;) {                                               \
+                if (i + LANES <= end) {                                                                     \
+                    const V##_some now = __builtin_convertvector(*(const float_some *)(x + i), V##_some);   \
+                    const V##_some times = *(const V##_some *)(factor + i);                                 \
+                    *(V##_some *)(z + i) = *(const V##_some *)(before + i) + times * now;                   \
+                    i += LANES;                                                                             \
+                } else {                                                                                    \
+                    z[i] = before[i] + factor[i] * (V)x[i];                                                 \
+                    i++;                                                                                    \
+                }                                                                                           \
+            }                                                                                               \
+    }
+
+#define NEURONS(V)                                                                                          \
+    static void charge_##V(V *z, const Layer *a, int64_t first, int64_t step, int n) {             \
+        const V *restrict bias = (const V *)a->bias;                                                        \
+        for (int t = 0; t < a->terms; t++) {                                                                \
+            const Term *m = &a->term[t];                                                                    \
+            const V *restrict factor = (const V *)m->factor;                                                \
+            const int32_t zero = m->zero;                                                                   \
+            const int64_t at = step * m->stride + first / m->channels * m->row;                             \
+            if (m->row != m->channels) ADD_PLANE(V)                                                         \
+            else if (m->kind == FLOAT32) ADD(float, V, x[i])                                                \
+            else if (m->kind == CODES) ADD(uint8_t, V, (int32_t)x[i] - zero)                                \
+            else if (m->kind == INT32) ADD(int32_t, V, x[i])                                                \
+            else ADD(double, V, x[i])                                                                       \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void fire_##V(const V *restrict z, const Layer *a, int64_t step, int64_t first, int n,           \
+                         int64_t count) {                                                                   \
+        const V *restrict threshold = (const V *)a->threshold;                                              \
+        const int32_t *restrict worth = a->worth;                                                           \
+        V *restrict v = (V *)a->membrane + first;                                                           \
+        int32_t *restrict net = a->net + first;                                                             \
+        uint8_t *restrict out = a->codes + step * count + first;                                            \
+        const int32_t zero = a->zero, levels = a->levels;                                                   \
+        switch (a->kind) {                                                                                  \
+        case SOFT:                                                                                          \
+            for (int i = 0; i < n; i++) {                                                                   \
+                const V now = v[i] + z[i];                                                                  \
+                const int fires = now >= threshold[i];                                                      \
+                v[i] = fires ? now - threshold[i] : now;                                                    \
+                out[i] = (uint8_t)(fires ? worth[i] + zero : zero);                                         \
+            }                                                                                               \
+            break;                                                                                          \
+        case HARD:                                                                                          \
+            for (int i = 0; i < n; i++) {                                                                   \
+                const V now = v[i] + z[i];                                                                  \
+                const int fires = now >= threshold[i];                                                      \
+                v[i] = fires ? 0 : now;                                                                     \
+                out[i] = (uint8_t)(fires ? worth[i] + zero : zero);                                         \
+            }                                                                                               \
+            break;                                                                                          \
+        case SIGNED:                                                                                        \
+            for (int i = 0; i < n; i++) {                                                                   \
+                const V now = v[i] + z[i];                                                                  \
+                const int32_t k = (now >= threshold[i]) - ((now < 0) & (net[i] > 0));                       \
+                v[i] = now - k * threshold[i];                                                              \
+                net[i] += k;                                                                                \
+                out[i] = (uint8_t)(k * worth[i] + zero);                                                    \
+            }                                                                                               \
+            break;                                                                                          \
+        default: /* the quotient in floating point is at most one off, and the remainder tells */           \
+            for (int i = 0; i < n; i++) {                                                                   \
+                const V now = v[i] + z[i];                                                                  \
+                float about = (float)now / (float)threshold[i];                                             \
+                about = about < -levels - 1 ? -levels - 1 : about > levels + 1 ? levels + 1 : about;        \
+                int32_t k = (int32_t)about;                                                                 \
+                const V left = now - (V)k * threshold[i];                                                   \
+                k += (left >= threshold[i]) - (left < 0);                                                   \
+                int32_t least = net[i] > levels ? -levels : -net[i];                                        \
+                least = a->kind == LEVELS ? least : 0;                                                      \
+                k = k > levels ? levels : k;                                                                \
+                k = k < least ? least : k;                                                                  \
+                v[i] = now - (V)k * threshold[i];                                                           \
+                net[i] += k;                                                                                \
+                out[i] = (uint8_t)(k * worth[i] + zero);                                                    \
+            }                                                                                               \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void block_##V(const Layer *a, int64_t first) {                                                  \
+        V z[MOST];                                                                                          \
+        const int n = least(a->count - first, a->block);                                                    \
+        for (int64_t step = 0; step < a->steps; step++) {                                                   \
+            charge_##V(z, a, first, step, n);                                                               \
+            fire_##V(z, a, step, first, n, a->count);                                                       \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    /* The change of the largest sum of each window, for `n` values from `out` on. */                       \
+    static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int64_t out, int n) {                \
+        const int c = (int)p->channels;                                                                     \
+        V *restrict largest = (V *)p->largest + sample * p->rows * p->columns * c + out;                    \
+        const V *restrict sums = (const V *)p->sums + sample * p->height * p->width * c;                    \
+        for (int first = 0; first < n; first += c) {                                                        \
+            const int64_t place = (out + first) / c, row = place / p->columns, column = place % p->columns; \
+            V now[MOST];                                                                                    \
+            int some = 0;                                                                                   \
+            for (int i = 0; i < p->kernel[0]; i++) {                                                        \
+                const int64_t y = row * p->stride[0] - p->padding[0] + i * p->dilation[0];                  \
+                if (y < 0 || y >= p->height) continue;                                                      \
+                for (int j = 0; j < p->kernel[1]; j++) {                                                    \
+                    const int64_t x = column * p->stride[1] - p->padding[1] + j * p->dilation[1];           \
+                    if (x < 0 || x >= p->width) continue;                                                   \
+                    const V *restrict from = sums + (y * p->width + x) * c;                                 \
+                    if (some)                                                                               \
+                        for (int k = 0; k < c; k++) now[k] = from[k] > now[k] ? from[k] : now[k];           \
+                    else                                                                                    \
+                        for (int k = 0; k < c; k++) now[k] = from[k];                                       \
+                    some = 1;                                                                               \
+                }                                                                                           \
+            }                                                                                               \
+            for (int k = 0; k < c; k++) z[first + k] = now[k] - largest[first + k];                         \
+            for (int k = 0; k < c; k++) largest[first + k] = now[k];                                        \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
+        V z[MOST];                                                                                          \
+        const int64_t in = p->height * p->width * p->channels, out = p->rows * p->columns * p->channels;    \
+        for (int64_t step = 0; step < a->steps; step++) {                                                   \
+            for (int64_t first = sample * in; first < (sample + 1) * in; first += a->block) {               \
+                const int n = least((sample + 1) * in - first, a->block);                                   \
+                V *restrict sums = (V *)p->sums + first;                                                    \
+                charge_##V(z, a, first, step, n);                                                           \
+                for (int i = 0; i < n; i++) sums[i] += z[i];                                                \
+            }                                                                                               \
+            for (int64_t first = 0; first < out; first += a->block) {                                       \
+                const int n = least(out - first, a->block);                                                 \
+                pool_##V(z, p, sample, first, n);                                                           \
+                fire_##V(z, a, step, sample * out + first, n, p->samples * out);                            \
+            }                                                                                               \
+        }                                                                                                   \
+    }
+
+static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
+NEURONS(int32_t)
+NEURONS(double)
+
+void fire(const Layer *a, int wide, int threads) {
+    const int64_t blocks = (a->count + a->block - 1) / a->block;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t b = 0; b < blocks; b++)
+        if (wide)
+            block_double(a, b * a->block);
+        else
+            block_int32_t(a, b * a->block);
+}
+
+void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t sample = 0; sample < p->samples; sample++)
+        if (wide)
+            sample_double(a, p, sample);
+        else
+            sample_int32_t(a, p, sample);
+}
+
+/* The same neurons in float32, spikes with their amplitude, step by step as torch's own operators round:
+   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values. */
+void fire_floats(int64_t count, int64_t steps, int64_t period, const float *threshold, float *v, const float *x,
+                 float *out, int threads) {
+    const int64_t portions = (count + period - 1) / period;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t p = 0; p < portions; p++) {
+        const int64_t first = p * period;
+        const int n = least(count - first, period);
+        for (int64_t step = 0; step < steps; step++) {
+            const float *in = x + step * count + first;
+            float *to = out + step * count + first;
+#pragma GCC ivdep
+            for (int i = 0; i < n; i++) {
+                const float now = v[first + i] + in[i];
+                const float said = now >= threshold[i] ? threshold[i] : 0.0f;
+                v[first + i] = now - said;
+                to[i] = said;
+            }
+        }
+    }
+}

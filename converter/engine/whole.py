@@ -1,0 +1,242 @@
+"""Instructions of layers in whole numbers: sums of codes in oneDNN; charge, fire and reset in one pass.
+
+Membranes lie as [batch, height, width, channels] whatever the layout of values, codes in channels_last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from converter.engine import native, onednn
+from converter.engine.codes import NARROW, PLANE, WIDE, Charge, Code, Given, Spikes, Term, Weighed
+from converter.engine.frame import Frame
+from converter.engine.functions import Function
+from converter.errors import ModelError
+from converter.graph import Node
+from converter.ops import Conv, MaxPool, Pad
+
+REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
+"""Neurons with a net count beside the membrane."""
+
+
+class Ready:
+    """What machine code takes of a layer, laid out for numbers of one type."""
+
+    def __init__(self, c: Charge, lines: list[tuple[Term, Tensor]], number: torch.dtype) -> None:
+        times = max(1, round(native.NEAR / len(c.worth)))
+        self.numbers = [t.repeat(times).to(number) for t in (c.bias, c.threshold)]
+        self.numbers += [c.worth.repeat(times).to(torch.int32)]
+        self.factors = [factor.repeat(times).to(number) for _, factor in lines]
+        self.layer = native.Layer(block=times * len(c.worth), terms=len(lines), kind=c.kind, levels=c.levels)
+        self.layer.zero = c.zero
+        self.layer.bias, self.layer.threshold, self.layer.worth = (t.data_ptr() for t in self.numbers)
+        self.pool = pool_of(c.pool) if c.pool is not None else None
+        self.places = [self.layer.term[i] for i in range(len(lines))]
+        for place, (term, _), factor in zip(self.places, lines, self.factors, strict=True):
+            place.factor, place.zero = factor.data_ptr(), term.zero if isinstance(term, Spikes) else 0
+
+
+@dataclass
+class Sum:
+    """A synapse's sum of codes; its weights are laid out once for each size of input."""
+
+    term: Weighed
+    laid: dict[tuple[int, ...], Function] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shape = tuple(x.shape)
+        if (add := self.laid.get(shape)) is None:
+            self.laid[shape] = add = self._laid(shape)
+        return innermost(add(x))
+
+    def _laid(self, shape: tuple[int, ...]) -> Function:
+        """Planes of codes are as many outputs more; but those of a group must stay beside each other."""
+        op, planes, zero = self.term.op, self.term.planes, self.term.zero
+        if len(planes) == 1 or not (isinstance(op, Conv) and op.groups > 1):
+            return onednn.weigher(op, torch.cat(planes), zero, shape)
+        each = [onednn.weigher(op, plane, zero, shape) for plane in planes]
+        return lambda x: torch.cat([add(x) for add in each], 1)
+
+    def __deepcopy__(self, memo: object) -> Sum:
+        return type(self)(self.term)
+
+
+@dataclass
+class Fire:
+    """A layer of neurons: its current, and its neurons through all steps of a chunk."""
+
+    charge: Charge
+    sums: dict[Weighed, Sum] = field(init=False)
+    lines: list[tuple[int, int, Tensor]] = field(init=False)
+    """Of each number that is added: which term it is of, the plane of it, and its factor."""
+    ready: dict[torch.dtype, Ready] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Lay out what does not change."""
+        c, one = self.charge, torch.ones_like(self.charge.worth)
+        self.sums, self.lines = {t: Sum(t) for t in c.terms if isinstance(t, Weighed)}, []
+        for i, term in enumerate(c.terms):
+            if isinstance(term, Weighed):
+                count = len(term.planes)
+                self.lines += [(i, p, term.factor * PLANE ** (count - 1 - p)) for p in range(count)]
+            else:
+                self.lines.append((i, 0, one * term.factor if isinstance(term, Spikes) else one))
+
+    def __deepcopy__(self, memo: object) -> Fire:
+        return type(self)(self.charge)
+
+    def __call__(self, frame: Frame) -> None:
+        terms = [self._data(term, frame) for term in self.charge.terms]
+        if (state := frame.states.get(self.charge.node)) is None:
+            frame.states[self.charge.node] = state = self._begin(frame, terms)
+        run = self._eager if native.library() is None else self._native
+        run(frame.steps, terms, state, frame.code(self.charge.node))
+
+    def _data(self, term: Term, frame: Frame) -> Tensor:
+        """What a term says in this chunk, the channels innermost."""
+        match term:
+            case Weighed():
+                return self.sums[term](frame.codes[term.source])
+            case Spikes():
+                return innermost(frame.codes[term.source])
+            case Given():
+                return frame.whole(term.source, self.charge.exponent)
+        return innermost(frame.read(term.source) * 2.0**-self.charge.exponent)
+
+    def _begin(self, frame: Frame, terms: list[Tensor]) -> tuple[Tensor, ...]:
+        """Membranes before the first step, as wide as a run may need them; the net count beside."""
+        c = self.charge
+        size = (frame.samples, *c.node.shape[2:], c.node.shape[1])
+        given = sum(float(x.abs().max()) for x, t in zip(terms, c.terms, strict=True) if isinstance(t, Given))
+        most = c.most + given
+        farthest = max(float(c.threshold.max()), float(c.initial.abs().max())) + frame.last * most
+        if farthest >= WIDE:
+            raise ModelError(
+                f"the membranes of {c.node.where} do not fit into 53 bits",
+                hint="fewer bits (--weights int8), or fewer steps",
+            )
+        number = torch.float64 if farthest >= NARROW else torch.int32
+        membrane = c.initial.to(number).expand(size).contiguous()
+        state = [membrane]
+        if c.kind in REMEMBERS:
+            state.append(torch.zeros(size, dtype=torch.int32))
+        if c.pool is not None:
+            shape = c.pool.inputs[0].shape
+            state.append(torch.zeros((frame.samples, *shape[2:], shape[1]), dtype=number))
+            state.append(torch.zeros(size, dtype=number))
+        return tuple(state)
+
+    def _native(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
+        c, number = self.charge, state[0].dtype
+        if (ready := self.ready.get(number)) is None:
+            self.ready[number] = ready = Ready(
+                c, [(c.terms[i], factor) for i, _, factor in self.lines], number
+            )
+        layer, channels = ready.layer, len(c.worth)
+        count = (state[0] if c.pool is None else state[-2]).numel()
+        if (layer.count, layer.steps) != (count, steps):
+            layer.count, layer.steps = count, steps
+            for place, (i, _, _) in zip(ready.places, self.lines, strict=True):
+                data = terms[i]
+                place.row, place.channels = data.shape[-1], channels
+                place.stride = 0 if isinstance(c.terms[i], Given) else data.numel() // steps
+        for place, (i, plane, _) in zip(ready.places, self.lines, strict=True):
+            place.kind = native.KINDS[terms[i].dtype]
+            place.data = terms[i].data_ptr() + plane * channels * terms[i].element_size()
+        layer.membrane, layer.codes = state[0].data_ptr(), out.data_ptr()
+        layer.net = state[1].data_ptr() if c.kind in REMEMBERS else None
+        if ready.pool is not None:
+            sums, largest = state[-2:]
+            ready.pool.samples, ready.pool.sums = len(sums), sums.data_ptr()
+            ready.pool.largest = largest.data_ptr()
+        native.fire(layer, ready.pool, number == torch.float64)
+
+    def _eager(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
+        """The same where there is no compiler."""
+        c, membrane = self.charge, state[0]
+        threshold, worth = c.threshold.to(membrane), c.worth.to(membrane)
+        for step, place in enumerate(innermost(out).chunk(steps)):
+            current = c.bias
+            for i, plane, factor in self.lines:
+                term = c.terms[i]
+                now = terms[i] if isinstance(term, Given) else terms[i].chunk(steps)[step]
+                now = now[..., plane * len(c.worth) : (plane + 1) * len(c.worth)]
+                zero = term.zero if isinstance(term, Spikes) else 0
+                current = current + (now.long() - zero) * factor
+            if c.pool is not None:
+                sums, before = state[-2:]
+                largest = self._pooled(sums.add_(current))
+                current = largest - before
+                before.copy_(largest)
+            membrane.add_(current)
+            above = membrane >= threshold
+            count = above.to(torch.int32)
+            if c.kind == native.SIGNED:
+                count -= ((membrane < 0) & (state[1] > 0)).to(torch.int32)
+            elif c.kind in (native.LEVELS, native.BURST):
+                count = membrane.div(threshold, rounding_mode="floor").clamp_(max=c.levels).to(torch.int32)
+                least = -state[1].clamp(max=c.levels) if c.kind == native.LEVELS else 0
+                count = count.clamp(min=least)
+            if c.kind in REMEMBERS:
+                state[1].add_(count)
+            if c.kind == native.HARD:
+                membrane.masked_fill_(above, 0)
+            else:
+                membrane.sub_(count * threshold)
+            place.copy_(count * worth + c.zero)
+
+    def _pooled(self, sums: Tensor) -> Tensor:
+        """The largest sums of each window, in a type that holds them exactly."""
+        assert self.charge.pool is not None
+        return self.charge.pool.op(sums.permute(0, 3, 1, 2).double()).permute(0, 2, 3, 1).to(sums.dtype)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Codes that only move."""
+
+    node: Node
+    zero: int
+
+    def __call__(self, frame: Frame) -> None:
+        given, op = [frame.codes[i] for i in self.node.inputs], self.node.op
+        if isinstance(op, Pad) and op.mode == "constant":
+            moved = F.pad(given[0], op.amounts, value=self.zero)
+        else:
+            moved = op(*given)
+        layout = torch.channels_last if moved.dim() == 4 else torch.contiguous_format
+        frame.codes[self.node] = moved.contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class Decode:
+    """What codes stand for, for those who know none."""
+
+    node: Node
+    code: Code
+
+    def __call__(self, frame: Frame) -> None:
+        said = frame.codes[self.node].to(torch.float32)
+        said = said.sub_(self.code.zero) if self.code.zero else said
+        frame.values[self.node] = said.mul_(self.code.gain * 2.0**self.code.exponent)
+
+
+def pool_of(node: Node) -> native.Pool:
+    """The geometry of a max-pool; what it pads with is never the largest."""
+    op, (_, channels, height, width), (rows, columns) = node.op, node.inputs[0].shape, node.shape[2:]
+    assert isinstance(op, MaxPool)
+    pool = native.Pool(channels=channels, height=height, width=width, rows=rows, columns=columns)
+    left, _, top, _ = (*op.pad, 0, 0, 0, 0)[:4]
+    pool.kernel, pool.stride = op.kernel, op.stride or op.kernel
+    pool.padding = tuple(a + b for a, b in zip(op.padding or (0, 0), (top, left), strict=True))
+    pool.dilation = op.dilation or (1, 1)
+    return pool
+
+
+def innermost(x: Tensor) -> Tensor:
+    """Values with their channels innermost: [batch, height, width, channels], or [batch, channels]."""
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous()

@@ -1,0 +1,245 @@
+"""Layers in whole numbers: by hand, then spike for spike as the integer machine has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from calibrators.percentile import Percentile
+from converter.engine import Tiling, native, onednn
+from converter.engine.codes import Weighed
+from converter.errors import UsageError
+from converter.fixed_point import fixed_point
+from converter.graph import BATCH, Graph, Input, Node
+from converter.importer import load
+from converter.integer import IntegerModel
+from converter.neurons import Neuron
+from converter.neurons.burst import Burst
+from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.multi_level import MultiLevel
+from converter.neurons.signed import Signed
+from converter.ops import Conv, Linear
+from converter.packed import Packed
+from converter.passes import apply
+from converter.passes.spike import Spike
+from converter.program import program_of
+from converter.quantise import quantise
+from converter.rate import RateModel
+from converter.watch import Watch
+from converter.weights import parse as format_of
+from tests.models import parse, weight
+
+SHARED = Path(__file__).parents[2] / "shared"
+NEURONS = [
+    *(IntegrateFire(), IntegrateFire(reset="hard"), Signed()),
+    *(MultiLevel(levels=3), Burst(burst=2)),
+]
+BODY = """
+    c0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(c0)
+    c1 = Conv<pads=[1,1,1,1]>(r0, w1, b1) a1 = Add(c1, r0) r1 = Relu(a1)
+    c2 = Conv<pads=[1,1,1,1], group=8>(r1, w2) r2 = Relu(c2)
+    c3 = Conv<pads=[1,1,1,1]>(r1, w1, b1) r3 = Relu(c3)
+    k = Concat<axis=1>(r2, r3) c4 = Conv(k, w4, b4)
+    m4 = MaxPool<kernel_shape=[3,3], strides=[2,2]>(c4) r4 = Relu(m4)
+    f = Flatten(r4) l = Gemm(f, w6, b6) r6 = Relu(l) y = Gemm(r6, w7)
+"""
+WEIGHTS = {
+    "w": weight(8, 3, 3, 3, scale=0.3),
+    "w1": weight(8, 8, 3, 3, seed=1, scale=0.2),
+    "b1": weight(8, seed=2, scale=0.1),
+    "w2": weight(8, 1, 3, 3, seed=3, scale=0.5),
+    "w4": weight(6, 16, 1, 1, seed=4, scale=0.4),
+    "b4": weight(6, seed=5, scale=0.1),
+    "w6": weight(54, 10, seed=6, scale=0.3),
+    "b6": weight(10, seed=7, scale=0.1),
+    "w7": weight(10, 4, seed=8, scale=0.5),
+}
+
+
+def images(batch: int, seed: int = 20) -> Tensor:
+    return weight(batch, 3, 8, 8, seed=seed, scale=1.0)
+
+
+def network(neuron: Neuron, bits: str = "int8", per_channel: bool = True, body: str = BODY) -> Graph:
+    """A network of convolutions, shortcuts, parts put together, a pool and products, in fixed point."""
+    format = format_of(bits)
+    assert format is not None
+    graph = Spike(neuron)(apply(load(parse(body, WEIGHTS)))[0])
+    graph = Percentile(97, per_channel)(quantise(graph, format), lambda: iter([images(16)]), graph)
+    return fixed_point(graph, float(images(16).abs().max()))
+
+
+def spikes(model: RateModel, x: Tensor, steps: int, tiling: Tiling | None = None) -> dict[str, Tensor]:
+    """What every neuron said at each step: [steps, batch, …]."""
+    heard: dict[str, list[Tensor]] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        if isinstance(node.op, Neuron):
+            heard.setdefault(node.name, []).append(value.double())
+
+    list(model.run(x, [steps], listen, tiling))
+    return {name: torch.stack(values) for name, values in heard.items()}
+
+
+def reference(graph: Graph, x: Tensor, steps: int) -> dict[str, Tensor]:
+    """The same of the integer machine."""
+    program = program_of(graph)
+    kept: dict[str, list[Tensor]] = {i.name: [] for i in program.instructions if i.kind == "fire"}
+    scale = {i.name: 2.0**i.exponent for i in program.instructions}
+
+    def listen(name: str, value: Tensor) -> None:
+        if name in kept:
+            kept[name].append(value.double() * scale[name])
+
+    list(islice(IntegerModel(program).steps(x, listen=listen), steps))
+    return {name: torch.stack(values) for name, values in kept.items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(params=["machine code", "torch"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Neurons compiled, or in torch where there is no compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("there is no C compiler here")
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def exact() -> None:
+    if not onednn.whole():
+        pytest.skip("oneDNN does not add up bytes exactly here")
+
+
+def test_two_steps_by_hand(kernels: str) -> None:
+    """Current 3: θ = 4, v = 2 → 5, a spike of 4, 1 left → 4, a spike. It weighs 2, so 8 each time: θ = 16."""
+    first = node = Node(Input(), (), "x", (BATCH, 1, 1, 1))
+    for name, code, threshold in (("a", 3, 4.0), ("b", 2, 16.0)):
+        packed = Packed("int8", torch.full((1, 1, 1, 1), code, dtype=torch.int8), torch.ones(1))
+        conv = Conv(torch.full((1, 1, 1, 1), float(code)), None, (1, 1), (0, 0), (1, 1), packed=packed)
+        node = Node.of(
+            IntegrateFire(torch.tensor(threshold)), Node.of(conv, node, name=f"c{name}"), name=name
+        )
+    model = RateModel(fixed_point(Graph((first,), (node,)), 1.0))
+    assert model.codes is not None
+    assert len(model.codes.charges) == 2
+    heard = spikes(model, torch.ones(1, 1, 1, 1), 3)
+    assert heard["a"].flatten().tolist() == [4, 4, 0]  # 2+3−4 = 1, 1+3−4 = 0, 0+3 = 3
+    assert heard["b"].flatten().tolist() == [16, 0, 0]  # 8+8−16 = 0, 0+8 = 8, 8
+
+
+@pytest.mark.parametrize("bits", ["int4", "int8", "int15"])
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: f"{n.kind}-{getattr(n, 'reset', '')}")
+def test_the_spikes_of_the_integer_machine(neuron: Neuron, bits: str, kernels: str) -> None:
+    per_channel = neuron.parts == 1 and not isinstance(neuron, Burst)
+    graph, x = network(neuron, bits, per_channel), images(3)
+    model = RateModel(graph)
+    assert model.codes is not None
+    assert len(model.codes.charges) == 6
+    assert equal(spikes(model, x, 12), reference(graph, x, 12))
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_any_tiling_gives_the_same_read_out(batch: int, samples: int, steps: int, seed: int) -> None:
+    model, x = RateModel(network(Signed())), images(batch, seed)
+    whole = [r[0] for _, r in model.run(x, range(1, 8))]
+    tiling = Tiling(samples, steps)
+    parts = [[r[0] for _, r in model.run(x[t], [7], None, tiling)][-1] for t in tiling.tiles(batch)]
+    assert torch.equal(torch.cat(parts), whole[-1])
+
+
+def test_who_listens_changes_nothing(kernels: str) -> None:
+    model, x = RateModel(network(Signed())), images(2)
+    silent = [r[0] for _, r in model.run(x, range(1, 9))]
+    told = [r[0] for _, r in model.run(x, range(1, 9), lambda node, value: None)]
+    neurons = {n: n for n in model.neurons}
+    watched = [r[0] for _, r in model.run(x, range(1, 9), Watch(frozenset(), neurons))]
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(silent, told, watched, strict=True))
+
+
+def test_membranes_that_may_outgrow_an_int32_are_doubles() -> None:
+    """The same network for more steps, or with finer weights, whose membranes have smaller units."""
+
+    def kinds(bits: str, steps: int) -> set[torch.dtype]:
+        model = RateModel(network(IntegrateFire(), bits))
+        frame, _ = model.begin(images(2), steps)
+        model.program.advance(frame, 1)
+        return {state[0].dtype for state in frame.states.values()}
+
+    assert kinds("int4", 4) == {torch.int32}
+    assert torch.float64 in kinds("int15", 4)
+    assert kinds("int15", 10**5) == {torch.float64}
+
+
+def test_samples_may_leave_the_batch() -> None:
+    model, x = RateModel(network(Signed())), images(4)
+    alone, _ = model.begin(x[2:3], 6)
+    frame, _ = model.begin(x, 6)
+    want = [model.program.advance(alone, 1)[0][0].clone() for _ in range(6)]
+    assert torch.equal(model.program.advance(frame, 1)[0][0][2:3], want[0])
+    frame.keep(torch.tensor([1, 2]))
+    for step in range(1, 6):
+        assert torch.equal(model.program.advance(frame, 1)[0][0][1:], want[step])
+
+
+def test_floats_are_left_to_the_floating_point_engine() -> None:
+    graph = network(Signed())
+    assert RateModel(graph, engine="float").codes is None
+    assert RateModel(graph, plain=True).codes is None
+    assert RateModel(graph).double().codes is None
+    bare = graph.map(
+        lambda n: replace(n, op=replace(n.op, packed=None)) if isinstance(n.op, Conv | Linear) else n
+    )
+    assert RateModel(bare).codes is None
+    with pytest.raises(UsageError, match="no engine"):
+        RateModel(graph, engine="fast")
+
+
+def test_where_oneDNN_is_inexact_floats_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "whole", lambda: False)
+    model = RateModel(network(Signed()))
+    assert model.codes is None
+    assert "whole" not in model.execution(4)
+
+
+def test_the_report_says_what_runs_so() -> None:
+    assert "all of 6 layers of neurons in whole numbers" in RateModel(network(Signed())).execution(4)
+
+
+def test_planes_put_together_are_the_codes() -> None:
+    codes = torch.arange(-16383, 16384, dtype=torch.int16).reshape(-1, 1)
+    node = Node(Input(), (), "x", (BATCH, 1))
+    high, low = Weighed(node, Linear(codes.float()), codes, 0, torch.ones(1)).planes
+    assert high.dtype == low.dtype == torch.int8
+    assert torch.equal(128 * high.long() + low.long(), codes.long())
+
+
+def test_spikes_larger_than_a_byte_stay_floats() -> None:
+    model = RateModel(network(MultiLevel(levels=15), per_channel=True))
+    assert model.codes is None or all(int(c.largest.max()) <= 127 for c in model.codes.codes.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["int8", "int15"])
+def test_resnet20(bits: str) -> None:
+    path = SHARED / "models" / "resnet20_cifar10.onnx"
+    if not path.exists():
+        pytest.skip("there is no ../shared/models")
+    format = format_of(bits)
+    assert format is not None
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    graph = quantise(Spike(Signed())(apply(load(path))[0]), format)
+    graph = fixed_point(Percentile(99)(graph, lambda: iter([x])), 1.0)
+    assert equal(spikes(RateModel(graph), x, 16), reference(graph, x, 16))
