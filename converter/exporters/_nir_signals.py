@@ -67,7 +67,9 @@ class Signals:
         shape = node.shape[1:]
         given = [self.known[i] for i in node.inputs]
         if not shape:
-            raise Refusal("is one number for a sample, without a dimension, which NIR's nodes are not made for")
+            raise Refusal(
+                "is one number for a sample, without a dimension, which NIR's nodes are not made for"
+            )
         match node.op:
             case Input():
                 return (self._made("input", nir.Input({"input": np.array(shape)}), (), shape),)
