@@ -65,7 +65,7 @@ ALLOWED = {
     "converter.fixed_point": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
     "converter.program": {
         *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.rate"),
-        *("converter.weights", *SPIKING, *LEAVES),
+        *("converter.weights", "converter.kernels", *SPIKING, *LEAVES),
     },
     "converter.integer": {"converter.fixed_point", "converter.ops", "converter.program", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
