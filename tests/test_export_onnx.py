@@ -124,6 +124,7 @@ def test_every_neuron_there_is_has_a_form() -> None:
         ({}, 12),
         ({"coder": "floor"}, 12),
         ({"form": "linear"}, 8),
+        ({"grain": -7}, 12),
         ({"form": "linear", "continuous": True}, 1),
     ],
 )
@@ -292,6 +293,31 @@ def test_a_program_of_torch_counts_steps_as_the_network_does(tmp_path: Path) -> 
     assert (check.differing, check.difference) == (0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("first-spike", {}),
+        ("first-spike", {"form": "linear", "coder": "floor"}),
+        ("first-spike", {"offset": 3}),
+        ("first-spike", {"grain": -9}),
+        ("signed", {}),
+    ],
+)
+def test_a_program_of_torch_runs_windows(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Of any batch: the answers, and what each layer says in its window."""
+    graph = layer(*[neurons[kind](threshold=THETA, **options), Linear(weight(3, 3))] * 2)
+    model = FirstSpikeModel(graph) if kind == "first-spike" else PipelinedModel(graph)
+    check = export(model, Order(8), "pt2", tmp_path / "w.pt2", (torch.rand(2, 3),))
+    assert check is not None
+    assert (check.differing, check.difference, check.spikes) == (0, 0.0, 12)
+    x = weight(7, 3, seed=4, scale=1.0)
+    (answer,), said = torch.export.load(tmp_path / "w.pt2").module()((x,))
+    with torch.inference_mode():
+        assert torch.equal(answer, model(x, 8))
+    assert [value.shape for value in said] == [(7, 3), (7, 3)]
+    assert said[0].unique().numel() > 4
+
+
 def test_the_notes_say_all_that_is_needed(digits_model: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
     report = {
@@ -324,9 +350,13 @@ def test_what_a_form_cannot_say_is_refused_before_anything_is_written(tmp_path: 
     graph = layer(neurons["integrate-fire"](threshold=THETA))
     with pytest.raises(UsageError, match="at random"):
         export(RateModel(graph, Poisson(1.0)), Order(8), "onnx-loop", tmp_path / "p.onnx", None)
-    for form in ("onnx", "pt2"):
-        with pytest.raises(UsageError, match="window by window"):
-            export(PipelinedModel(graph), Order(8), form, tmp_path / "p.onnx", None)
+    with pytest.raises(UsageError, match="window by window"):
+        export(PipelinedModel(graph), Order(8), "onnx", tmp_path / "p.onnx", None)
+    with pytest.raises(UsageError, match="at random"):
+        export(PipelinedModel(graph, Poisson(1.0)), Order(8), "pt2", tmp_path / "p.pt2", None)
+    early = FirstSpikeModel(layer(neurons["first-spike"](threshold=THETA, offset=3)))
+    with pytest.raises(Unsupported, match="fires while its input still arrives"):
+        export(early, Order(8), "onnx-loop", tmp_path / "p.onnx", None)
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
         exporter("onxn")
     assert not list(tmp_path.iterdir())

@@ -62,6 +62,9 @@ def first_spike(w: Writer, neuron: FirstSpike, current: str, dims: int, window: 
         limit = w.weight(neuron.limit())
         time = w.add("Sub", w.number(1), w.add("Div", current, limit))
         return w.add("Mul", limit, w.add("Sub", w.number(1), w.add("Clip", time, w.number(0), w.number(1))))
+    if neuron.offset is not None:
+        raise Refusal("fires while its input still arrives (--offset), which has no form in ONNX")
+    neuron.check(window)
     scale, tau = neuron.calibrated(), neuron.reach(window)
     falling = kernel_thresholds(neuron.form, window, tau, neuron.coder).to(scale)
     rows = torch.stack([scale * threshold for threshold in falling])
