@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def test_a_withdrawal_and_a_delay_are_as_in_torch(tmp_path: Path) -> None:
 def test_random_networks_fire_alike_in_every_form(
     tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
 ) -> None:
-    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic, SAYING_RATES, ("compact",))
 
 
 @pytest.mark.slow
@@ -170,26 +170,36 @@ def test_random_networks_fire_alike_in_every_form(
 def test_300_random_networks_fire_alike_in_every_form(
     tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
 ) -> None:
-    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic, (*SAYING_RATES, "pt2"), ("compact", "c"))
 
 
-def fuzz(folder: Path, genes: list[int], dynamic: bool) -> None:
-    """Every form writes the network and it is the same one, or refuses it before anything is written."""
+SAYING_RATES = ("onnx", "onnx-loop", "nir")
+
+
+def fuzz(folder: Path, genes: list[int], dynamic: bool, forms: Sequence[str], whole: Sequence[str]) -> None:
+    """Every form writes the network and it is the same one, or refuses it before anything is written.
+
+    `whole` are the forms of whole numbers, which take the network with int8 weights.
+    """
     model, shape = network(genes, dynamic=dynamic)
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     made = spiking(load(model), x)
     if made is None:
         return
-    for form in ("onnx", "onnx-loop", "nir"):
-        target = folder / f"{form}.{form[:4]}"
+    spikes = Spike(keep_analog=("Mul", "Div"))(quantise(apply(load(model))[0], INT8))
+    counted = RateModel(fixed_point(Maximum()(spikes, lambda: [x]), float(x.abs().max())))
+    for form in (*forms, *whole):
+        target = folder / f"net-{form}.pt2"
         try:
-            check = export(made, Order(6, allow=("initial-membrane",)), form, target, (x,))
+            check = export(
+                counted if form in whole else made, Order(6, allow=("initial-membrane",)), form, target, (x,)
+            )
         except Unsupported:
             refused = True
         else:
             refused = check is None
-        assert target.is_file() is not refused
-        assert refused <= (form == "nir"), "ONNX says all that there is"
+        assert target.exists() is not refused
+        assert refused <= (form == "nir" or form in whole), "ONNX and torch say all that there is"
         assert refused <= (not list(folder.glob(f"*{target.name}*")))
 
 
