@@ -13,10 +13,10 @@ ONNX = """\
 ## Exported to ONNX
 
 One time step as a standard ONNX model, run by onnxruntime on one thread, a batch of so many images for
-{timesteps} steps; beside it the network in memory. What is compared is every value of every layer of neurons
-at every step. *From the same states*: each step from those of the network in memory. *Along a run*:
-onnxruntime keeps its own, so a spike that comes a step earlier because a sum was rounded differently counts
-with all that follows from it. In whole numbers (int8) nothing is rounded.
+{timesteps} steps; beside it the network in memory. Times are those of the processor. What is compared is
+every value of every layer of neurons at every step. *From the same states*: each step from those of the
+network in memory. *Along a run*: onnxruntime keeps its own, so a spike that comes a step earlier because a
+sum was rounded differently counts with all that follows from it. In whole numbers (int8) nothing is rounded.
 """
 IN_C = """\
 ## In C

@@ -3,7 +3,8 @@
     python -m benchmarks export digits resnet20
 
 The step model is run as it would be elsewhere, states out and in; the time is that of a step of a whole
-batch, the fastest run of three, beside that of the network in memory. Spikes are compared twice: at each step
+batch (of the processor, so that what else runs counts little), the fastest run of three, beside that of the
+network in memory. Spikes are compared twice: at each step
 from the same states, and along a run of which onnxruntime keeps the states itself, so that a spike that
 rounding has moved counts with all that follows from it.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -39,13 +40,13 @@ NETWORKS = (*PRESETS, "fastestdet")
 
 
 def fastest(run: Callable[[], object]) -> float:
-    """Seconds, after one run that does not count."""
+    """Seconds of the processor, after one run that does not count."""
     run()
     found = []
     for _ in range(RUNS):
-        start = perf_counter()
+        start = process_time()
         run()
-        found.append(perf_counter() - start)
+        found.append(process_time() - start)
     return min(found)
 
 

@@ -341,9 +341,10 @@ def page_or(given: Options) -> str | None:
             "--with-page is of --to onnx: the page runs the network step by step",
             hint="--to onnx --with-page",
         )
-    if given["runtime"] and not given["with_page"]:
+    form: str | None = "onnx-page" if given["with_page"] else given["form"]
+    if given["runtime"] and form != "onnx-page":
         raise UsageError("--runtime is what a page runs on, and none is asked for", hint="--with-page")
-    return "onnx-page" if given["with_page"] else given["form"]
+    return form
 
 
 def averaging(

@@ -214,7 +214,7 @@ def test_a_runtime_is_taken_from_a_folder_or_from_npms_archive(tmp_path: Path) -
 def test_a_runtime_that_is_none_or_another_is_refused(tmp_path: Path) -> None:
     for source, said in (
         (tmp_path, "has no ort"),
-        (tmp_path / "no.tgz", "has no ort"),
+        (tmp_path / "no.tgz", "there is no"),
         (pretended(tmp_path / "damaged", onnx_page.VERSION), "is not that of onnxruntime-web 1.30.0"),
         (ROOT / "README.md", "cannot be read"),
     ):

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -48,9 +49,11 @@ GET = f"npm pack onnxruntime-web@{VERSION}, then --runtime onnxruntime-web-{VERS
 
 def runtime(source: Path) -> tuple[str, dict[str, bytes]]:
     """(version, files) of onnxruntime-web, from npm's archive or a folder. Raises `DataError`."""
+    if not source.exists():
+        raise DataError(f"there is no {source} to take onnxruntime-web from", hint=GET)
     try:
         found = _archived(source) if source.is_file() else _folder(source)
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{source} cannot be read", why=str(error), hint=GET) from error
     if missing := sorted(RUNTIME.keys() - found.keys()):
         raise DataError(f"{source} has no {missing[0]} of onnxruntime-web", hint=GET)
@@ -65,14 +68,9 @@ def runtime(source: Path) -> tuple[str, dict[str, bytes]]:
 
 def _archived(source: Path) -> dict[str, bytes]:
     with tarfile.open(source) as archive:
-        members = {
-            name: archive.extractfile(f"package/dist/{name}") for name in RUNTIME if _has(archive, name)
-        }
-        return {name: member.read() for name, member in members.items() if member is not None}
-
-
-def _has(archive: tarfile.TarFile, name: str) -> bool:
-    return f"package/dist/{name}" in archive.getnames()
+        wanted = {f"package/dist/{name}": name for name in RUNTIME}
+        found = {wanted[m.name]: archive.extractfile(m) for m in archive if m.name in wanted}
+        return {name: file.read() for name, file in found.items() if file is not None}
 
 
 def _folder(source: Path) -> dict[str, bytes]:
@@ -100,9 +98,9 @@ def preparation(model: Model, recorded: Mapping[str, Any]) -> tuple[Preprocessin
         refused.append((", ".join(node.where for node in graph.inputs), "the page gives one image"))
     elif channels not in (1, 3) or shape[0] not in (1, BATCH):
         refused.append((graph.inputs[0].where, f"{show_shape(shape)} is no image, grey or in colour"))
-    answer = graph.outputs[0]
-    classes = math.prod(d for d in answer.shape if d != BATCH)
-    if len(graph.outputs) != 1 or classes < 2 or max(d for d in answer.shape if d != BATCH) != classes:
+    sizes = [d for d in graph.outputs[0].shape if d != BATCH]
+    classes = math.prod(sizes)
+    if len(graph.outputs) != 1 or not 2 <= classes < BATCH or max(sizes) != classes:
         told = ", ".join(f"{node.where} of {show_shape(node.shape)}" for node in graph.outputs)
         refused.append((told, "the page shows one score for each class"))
     if not isinstance(model.encoding, Current):
