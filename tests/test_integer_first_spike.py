@@ -17,6 +17,7 @@ from converter.data import open_source
 from converter.errors import ConversionError
 from converter.exporters import _c_run, c, read_compact
 from converter.exporters._check import Order
+from converter.exporters.torch import tensors
 from converter.first_spike import FirstSpikeModel, spike_of
 from converter.fixed_point import fixed_point
 from converter.graph import Graph
@@ -28,10 +29,12 @@ from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.program import Program, program_of
 from converter.quantise import quantise
+from converter.store import code_tensors, from_json, to_json
 from converter.unroll import unroll
 from tests.conftest import ROOT
 from tests.models import parse as network
 from tests.test_export_c import QUICK, drawn, needs_compiler
+from tests.test_export_torch import emitted
 from tests.test_integer import branched, format_of, made
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -118,6 +121,16 @@ def digits() -> tuple[Graph, Tensor]:
 
 def test_digits_spike_alike(digits: tuple[Graph, Tensor]) -> None:
     assert_same_spikes(*digits, 24)
+
+
+def test_the_network_is_the_same_stored_and_emitted(digits: tuple[Graph, Tensor]) -> None:
+    graph, x = digits
+    model = FirstSpikeModel(graph)
+    stored = from_json(to_json(model), {**tensors(model), **code_tensors(model)})
+    with torch.inference_mode():
+        want = model(x, 24)
+        assert torch.equal(stored(x, 24), want)  # type: ignore[arg-type]
+        assert torch.equal(emitted(model)(x, 24), want)  # type: ignore[arg-type]
 
 
 def test_what_a_spike_carries_is_the_same_window_by_window_and_step_by_step(
