@@ -35,7 +35,7 @@ def section(folder: Path = RESULTS) -> tuple[list[str], list[dict[str, Any]]]:
         record = read_result("export", folder)
         parts += [ONNX.format(timesteps=record["timesteps"]), exported.table(record["rows"])]
         records.append(record)
-    if kept := sorted(folder.glob("c-*.json")):
+    if kept := sorted(folder.glob("c-*.json"), key=lambda path: path.stem):
         found: Sequence[dict[str, Any]] = [read_result(path.stem, folder) for path in kept]
         parts += [IN_C, c_code.table([row for record in found for row in record["rows"]])]
         records += found
