@@ -137,12 +137,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT", help="of the weights")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         for name in asked.networks:
             for weights in asked.formats:
                 rows.append(row(name, weights, asked.images, Path(folder)))
                 print(rows[-1], file=sys.stderr, flush=True)
-    write_result("export", ["export", *arguments], {"timesteps": TIMESTEPS, "rows": rows, **environment(1)})
+                facts = {"timesteps": TIMESTEPS, "rows": rows, **environment(1)}
+                write_result("export", ["export", *arguments], facts)
     print(table(rows))
     return 0
