@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ ONNX = """\
 ## Exported to ONNX
 
 One time step as a standard ONNX model, run by onnxruntime on one thread, a batch of so many images for
-{timesteps} steps; beside it the network in memory. Times are those of the processor. What is compared is
+32 steps; beside it the network in memory. Times are those of the processor. What is compared is
 every value of every layer of neurons at every step. *From the same states*: each step from those of the
 network in memory. *Along a run*: onnxruntime keeps its own, so a spike that comes a step earlier because a
 sum was rounded differently counts with all that follows from it. In whole numbers (int8) nothing is rounded.
@@ -31,12 +30,9 @@ def section(folder: Path = RESULTS) -> tuple[list[str], list[dict[str, Any]]]:
     """(the parts of the page that there are results for, the records they are of)."""
     parts: list[str] = []
     records: list[dict[str, Any]] = []
-    if (folder / "export.json").is_file():
-        record = read_result("export", folder)
-        parts += [ONNX.format(timesteps=record["timesteps"]), exported.table(record["rows"])]
-        records.append(record)
-    if kept := sorted(folder.glob("c-*.json"), key=lambda path: path.stem):
-        found: Sequence[dict[str, Any]] = [read_result(path.stem, folder) for path in kept]
-        parts += [IN_C, c_code.table([row for record in found for row in record["rows"]])]
-        records += found
+    for name, words, table in (("export", ONNX, exported.table), ("c", IN_C, c_code.table)):
+        kept = sorted(folder.glob(f"{name}-*.json"), key=lambda path: path.stem)
+        if found := [read_result(path.stem, folder) for path in kept]:
+            parts += [words, table([row for record in found for row in record["rows"]])]
+            records += found
     return parts, records

@@ -54,7 +54,7 @@ def file_and_data(name: str) -> tuple[Path, Callable[[Graph], Source]]:
     """A network, and its data for a graph."""
     if name in PRESETS:
         return PRESETS[name].model, PRESETS[name].source
-    return DENSE[name].path(), lambda graph: DENSE[name].source(graph, 1)
+    return DENSE[name].path(), lambda graph: DENSE[name].source(graph, 8)
 
 
 def drifted(model: RateModel, x: torch.Tensor, told: Callable[[], Any]) -> int:
@@ -144,6 +144,6 @@ def main(arguments: Sequence[str]) -> int:
                 rows.append(row(name, weights, asked.images, Path(folder)))
                 print(rows[-1], file=sys.stderr, flush=True)
                 facts = {"timesteps": TIMESTEPS, "rows": rows, **environment(1)}
-                write_result("export", ["export", *arguments], facts)
+                write_result("-".join(["export", *asked.networks]), ["export", *arguments], facts)
     print(table(rows))
     return 0
