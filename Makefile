@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test test-all lint format
+.PHONY: help demo test test-all test-page lint format
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -22,6 +22,11 @@ test: lint  ## style, types, and every test that takes seconds
 test-all: lint  ## the same, and the slow tests on ../shared
 	@echo "== pytest, slow tests too"
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadscope -m ""
+
+test-page: $(INSTALLED)  ## the page in a headless Chromium; fetches onnxruntime-web from npm into build/
+	@mkdir -p build
+	@test -f build/onnxruntime-web-1.30.0.tgz || npm pack --pack-destination build onnxruntime-web@1.30.0
+	$(BIN)/pytest tests/test_export_page.py
 
 lint: $(INSTALLED)  ## ruff and mypy
 	@echo "== ruff"

@@ -669,11 +669,15 @@ def diagnose(**given: Any) -> None:
 @main.command(epilog=EXAMPLE + "  ann2snn export digits.snn --to onnx -o digits-step.onnx")
 @click.argument("artefact", metavar="DIR")
 @click.option("--to", "form", metavar="FORM", help="onnx (a step), onnx-loop (a run), nir, pt2; c, compact.")
-@click.option("-o", "file", metavar="FILE", help="The file to write; for c, the folder.")
+@click.option("-o", "file", metavar="FILE", help="The file to write; for c and a page, the folder.")
 @click.option(
     "-T", "--timesteps", type=COUNT, metavar="T", help="Steps of a run. [default: the last as converted]"
 )
 @click.option("--opset", type=COUNT, metavar="N", help="ONNX operators to write with. [default: 20]")
+@click.option(
+    "--with-page", is_flag=True, help="With onnx: a folder, the step and a page that runs it in a browser."
+)
+@click.option("--runtime", metavar="PATH", help="onnxruntime-web for the page: npm's archive, or a folder.")
 @click.option(
     "--target",
     metavar="CHIP",

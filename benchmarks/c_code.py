@@ -2,9 +2,12 @@
 
     python -m benchmarks c digits mnist_cntk
 
-Weights are quantised, thresholds `least-squares` for T, then `bias-correction`; nothing is trained. The C
-program answers the test part; callgrind counts its instructions for one image and for three, and half the
-difference is one inference (gcc -O2 for this machine, not for a microcontroller).
+    python -m benchmarks c digits --first-spike
+
+Weights are quantised, thresholds `least-squares` for T, then `bias-correction`; nothing is trained. With
+`--first-spike` T is the window of first spikes (base 2), and the program's one step is that of all layers.
+The C program answers the test part; callgrind counts its instructions for one image and for three, and half
+the difference is one inference (gcc -O2 for this machine, not for a microcontroller).
 """
 
 from __future__ import annotations
@@ -75,15 +78,15 @@ def instructions(program: Path, pixels: Tensor, folder: Path) -> int | None:
     return (counted[1] - counted[0]) // 2
 
 
-def row(network: str, name: str, timesteps: int, seed: int) -> dict[str, Any]:
-    """One network with weights of one format."""
+def row(network: str, name: str, timesteps: int, seed: int, first: bool = False) -> dict[str, Any]:
+    """One network with weights of one format, of rates or of `first` spikes."""
     preset = PRESETS[network]
-    neuron, _ = neuron_for("signed")
-    settings = Settings(neuron=neuron, weights=name, timesteps=(timesteps,), seed=seed)
+    neuron, schedule = ("first-spike", "pipelined") if first else (neuron_for("signed")[0], "stream")
+    settings = Settings(neuron=neuron, weights=name, timesteps=(timesteps,), schedule=schedule, seed=seed)
     settings = replace(settings, samples=preset.samples)
     chain: list[tuple[str, Calibrate]] = [
         ("least-squares", LeastSquares(timesteps)),
-        ("bias-correction", BiasCorrection(timesteps)),
+        ("bias-correction", BiasCorrection(timesteps, schedule=schedule)),
     ]
     done = convert(preset.model, preset.source, chain, settings)
     order = Order(timesteps, name="network")
@@ -94,7 +97,7 @@ def row(network: str, name: str, timesteps: int, seed: int) -> dict[str, Any]:
     with TemporaryDirectory() as where:
         folder = Path(where)
         c.write(done.model, order, folder)
-        facts = {"name": n.name, "inputs": n.input.size, "steps": timesteps}
+        facts = {"name": n.name, "inputs": n.input.size, "steps": 1 if first else timesteps}
         (folder / "main.c").write_text(MAIN % facts, encoding="utf-8")
         program = folder / "main"
         flags = [*_c_run.FLAGS, "-O2"]
@@ -111,7 +114,7 @@ def row(network: str, name: str, timesteps: int, seed: int) -> dict[str, Any]:
         "network": network,
         "weights": name,
         "timesteps": timesteps,
-        "spikes": "signed",
+        "spikes": "first" if first else "signed",
         "samples": seen,
         "accuracy": right / seen,
         "accuracy_in_torch": point.accuracy,
@@ -124,11 +127,11 @@ def row(network: str, name: str, timesteps: int, seed: int) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A network and a format a line."""
-    head = "network|weights|T|correct, %|spikes per neuron|flash, kB|RAM, kB|instructions, millions"
+    head = "network|spikes|weights|T|correct, %|spikes per neuron|flash, kB|RAM, kB|instructions, millions"
 
     def line(r: dict[str, Any]) -> list[object]:
         cost = "" if r["instructions"] is None else f"{r['instructions'] / 1e6:.1f}"
-        facts = [r["network"], r["weights"], r["timesteps"], f"{100 * r['accuracy']:.2f}"]
+        facts = [r["network"], r["spikes"], r["weights"], r["timesteps"], f"{100 * r['accuracy']:.2f}"]
         sizes = [f"{r['flash'] / 1000:.1f}", f"{r['ram'] / 1000:.1f}"]
         return [*facts, f"{r['spikes_per_neuron']:.2f}", *sizes, cost]
 
@@ -142,21 +145,23 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("networks", nargs="+", choices=PRESETS)
     parser.add_argument("--formats", nargs="+", default=["int8", "log2:5"], metavar="FORMAT")
-    parser.add_argument("-T", "--timesteps", type=int, default=16)
+    parser.add_argument("-T", "--timesteps", type=int, help="[default: 16, of first spikes 24]")
+    parser.add_argument("--first-spike", action="store_true", help="one spike a neuron")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
+    steps = asked.timesteps or (24 if asked.first_spike else 16)
     rows = []
     try:
         for network in asked.networks:
             for name in asked.formats:
-                rows.append(row(network, name, asked.timesteps, asked.seed))
+                rows.append(row(network, name, steps, asked.seed, asked.first_spike))
                 print(rows[-1], file=sys.stderr)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(table(rows))
     kept = write_result(
-        "-".join(["c", *asked.networks]),
+        "-".join(["c", *asked.networks, *["first"] * asked.first_spike]),
         ["c", *arguments],
         {"rows": rows, **environment(torch.get_num_threads())},
     )

@@ -3,8 +3,10 @@
     python -m benchmarks export digits resnet20
 
 The step model is run as it would be elsewhere, states out and in; the time is that of a step of a whole
-batch, the fastest run of three, beside that of the network in memory. Spikes are compared step by step, from
-the same states.
+batch (of the processor, so that what else runs counts little), the fastest run of three, beside that of the
+network in memory. Spikes are compared twice: at each step
+from the same states, and along a run of which onnxruntime keeps the states itself, so that a spike that
+rounding has moved counts with all that follows from it.
 """
 
 from __future__ import annotations
@@ -15,57 +17,94 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
 
 from benchmarks._common import environment, markdown, write_result
-from benchmarks.presets import PRESETS, Preset
+from benchmarks.dense import DENSE
+from benchmarks.presets import PRESETS
 from calibrators.percentile import Percentile
+from converter.data import Source
 from converter.exporters._check import Order
-from converter.exporters._onnx_run import session, steps
+from converter.exporters._onnx_run import Arrays, session, steps
 from converter.exports import export
+from converter.graph import Graph, Node
 from converter.pipeline import Settings, convert
-from converter.rate import RateModel
+from converter.rate import RateModel, State
 
 TIMESTEPS, RUNS = 32, 3
+FORMATS = ("float32", "int8")
+NETWORKS = (*PRESETS, "fastestdet")
 
 
 def fastest(run: Callable[[], object]) -> float:
-    """Seconds, after one run that does not count."""
+    """Seconds of the processor, after one run that does not count."""
     run()
     found = []
     for _ in range(RUNS):
-        start = perf_counter()
+        start = process_time()
         run()
-        found.append(perf_counter() - start)
+        found.append(process_time() - start)
     return min(found)
 
 
-def row(name: str, preset: Preset, images: int, folder: Path) -> dict[str, Any]:
+def file_and_data(name: str) -> tuple[Path, Callable[[Graph], Source]]:
+    """A network, and its data for a graph."""
+    if name in PRESETS:
+        return PRESETS[name].model, PRESETS[name].source
+    return DENSE[name].path(), lambda graph: DENSE[name].source(graph, 8)
+
+
+def drifted(model: RateModel, x: torch.Tensor, told: Callable[[], Any]) -> int:
+    """Spikes that differ along a run in which each of the two has its own states."""
+    heard: dict[str, torch.Tensor] = {}
+    state, differing = State(), 0
+
+    def listen(node: Node, value: torch.Tensor) -> None:
+        heard[node.name] = value
+
+    with torch.inference_mode():
+        for made, currents in zip(told(), model.each_step((x,)), strict=False):
+            _, state = model.advance(currents, state, listen)
+            for node in model.neurons:
+                differing += int((torch.from_numpy(made[node.name]) != heard[node.name]).sum())
+    return differing
+
+
+def row(name: str, weights: str, images: int, folder: Path) -> dict[str, Any]:
     """One network: spikes that differ, and milliseconds a step in either."""
-    settings = Settings(timesteps=(TIMESTEPS,), samples=images, calibration_samples=32)
-    made = convert(preset.model, preset.source, [("percentile", Percentile(99.9))], settings)
-    model, source = made.model, preset.source(made.ann)
+    file, data = file_and_data(name)
+    settings = Settings(
+        timesteps=(TIMESTEPS,), samples=1, calibration_samples=32, batch_size=4, weights=weights
+    )
+    made = convert(file, data, [("percentile", Percentile(99.9))], settings)
+    model, source = made.model, data(made.ann)
     assert isinstance(model, RateModel)
+    images = model.graph.batch or images
     x, _ = next(source.batches(range(images), images))
-    path = folder / f"{name}.onnx"
+    path = folder / f"{name}-{weights}.onnx"
     check = export(model, Order(TIMESTEPS), "onnx", path, (x,))
     assert check is not None
     runner, frame = session(path), {model.graph.inputs[0].name: x.numpy()}
 
-    def there() -> None:
-        for _ in steps(runner, repeat(frame), images, TIMESTEPS):
-            pass
+    def told() -> Any:
+        return steps(runner, repeat(frame), images, TIMESTEPS)
+
+    def there() -> Arrays:
+        *_, last = told()
+        return dict(last)
 
     with torch.inference_mode():
         here = fastest(lambda: model(x, TIMESTEPS))
     return {
         "network": name,
+        "weights": weights,
         "images": images,
         "spikes": check.spikes,
         "differing": check.differing,
+        "drifted": drifted(model, x, told),
         "difference": check.difference,
         "onnxruntime_ms": 1000 * fastest(there) / TIMESTEPS,
         "engine_ms": 1000 * here / TIMESTEPS,
@@ -74,12 +113,16 @@ def row(name: str, preset: Preset, images: int, folder: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A network a line."""
-    head = "network|images|spikes compared|differ|ms a step in onnxruntime|ms a step here"
+    """A network and a format a line."""
+    head = (
+        "network|weights|images|values compared|differ, from the same states|differ, along a run"
+        "|ms a step in onnxruntime|ms a step here|file, kB"
+    )
 
     def line(r: dict[str, Any]) -> list[object]:
-        times = [f"{r['onnxruntime_ms']:.2f}", f"{r['engine_ms']:.2f}"]
-        return [r["network"], r["images"], r["spikes"], r["differing"], *times]
+        figures = f"{r['onnxruntime_ms']:.2f}", f"{r['engine_ms']:.2f}", f"{r['bytes'] / 1000:,.0f}"
+        counts = (f"{r[key]:,}" for key in ("spikes", "differing", "drifted"))
+        return [r["network"], r["weights"], r["images"], *counts, *figures]
 
     return markdown(head, map(line, rows))
 
@@ -89,15 +132,18 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks export", description=(__doc__ or "").partition("\n\n")[0]
     )
-    parser.add_argument("networks", nargs="+", choices=PRESETS)
+    parser.add_argument("networks", nargs="+", choices=NETWORKS)
     parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT", help="of the weights")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         for name in asked.networks:
-            rows.append(row(name, PRESETS[name], asked.images, Path(folder)))
-            print(rows[-1], file=sys.stderr, flush=True)
-    write_result("export", ["export", *arguments], {"timesteps": TIMESTEPS, "rows": rows, **environment(1)})
+            for weights in asked.formats:
+                rows.append(row(name, weights, asked.images, Path(folder)))
+                print(rows[-1], file=sys.stderr, flush=True)
+                facts = {"timesteps": TIMESTEPS, "rows": rows, **environment(1)}
+                write_result("-".join(["export", *asked.networks]), ["export", *arguments], facts)
     print(table(rows))
     return 0

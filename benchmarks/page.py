@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_page, latency, scaling, training
+from benchmarks import dense_page, deployed, latency, scaling, training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.first_spike import section as first_spike_section
 from benchmarks.plots import draw, worth
@@ -303,6 +303,9 @@ def text(folder: Path = RESULTS) -> str:
     if kept := sorted(firsts, key=_place):
         records = [read_result(f"first-spike-{name}", folder) for name in kept]
         parts += [first_spike_section(records), origins(records)]
+    there, records = deployed.section(folder)
+    if there:
+        parts += [*there, origins(records)]
     if kept := sorted(path.stem for path in folder.glob("dense-*.json")):
         parts.append(dense_page.section(read_result(name, folder) for name in kept))
     if kept := sorted(path.stem for path in folder.glob("curve-*.json")):

@@ -302,6 +302,7 @@ def export(given: Options) -> None:
         raise UsageError("nothing is asked for", hint=f"--to {', '.join(exports.FORMS)}; or --target CHIP")
     if (given["form"] is None) != (given["file"] is None):
         raise UsageError("--to and -o go together: the form, and the file to write")
+    form = page_or(given)
     stored = artefact.read(given["artefact"])
     said: dict[str, Any] = {"artefact": str(given["artefact"])}
     if given["target"] is not None:
@@ -309,21 +310,27 @@ def export(given: Options) -> None:
         said["target"] = {**asdict(found), "fits": found.fits}
         if not given["as_json"]:
             show(*terminal.fit(found))
-    if given["form"] is not None:
-        exports.refuse(given["form"], given["file"], given["force"])
+    if form is not None:
+        exports.refuse(form, given["file"], given["force"])
         steps = given["timesteps"] or stored.report["settings"]["timesteps"][-1]
         refuse_early([steps], stored.model.delay)
-        order = Order(steps, given["opset"], given["allow"], stored.report)
+        order = Order(
+            steps,
+            given["opset"],
+            given["allow"],
+            stored.report,
+            runtime=given["runtime"] and Path(given["runtime"]),
+        )
         if given["maxpool"] is not None:
             before, stored = stored, replace(stored, model=exports.averaged(stored.model))
             said["maxpool"] = cost = averaging(given, before, stored, steps)
             if not given["as_json"]:
                 show(f"max-pools became means: {terminal.cost(cost)}")
         x = None if given["no_verify"] else samples_of(given, stored)
-        check = exports.export(stored.model, order, given["form"], given["file"], x, force=given["force"])
+        check = exports.export(stored.model, order, form, given["file"], x, force=given["force"])
         words = "not verified" if check is None else check.words
-        note = exports.noted(given["form"], given["file"])
-        said |= {"file": str(given["file"]), "form": given["form"], "verified": check and asdict(check)}
+        note = exports.noted(form, given["file"])
+        said |= {"file": str(given["file"]), "form": form, "verified": check and asdict(check)}
         said |= {"note": note} if note else {}
         if not given["as_json"]:
             show(f"{escape(str(given['file']))}: {escape(words)}")
@@ -331,6 +338,19 @@ def export(given: Options) -> None:
                 show(escape(note))
     if given["as_json"]:
         print(terminal.document(said))
+
+
+def page_or(given: Options) -> str | None:
+    """The form that is asked for. Raises `UsageError` for what belongs to a page and asks for none."""
+    if given["with_page"] and given["form"] != "onnx":
+        raise UsageError(
+            "--with-page is of --to onnx: the page runs the network step by step",
+            hint="--to onnx --with-page",
+        )
+    form: str | None = "onnx-page" if given["with_page"] else given["form"]
+    if given["runtime"] and form != "onnx-page":
+        raise UsageError("--runtime is what a page runs on, and none is asked for", hint="--with-page")
+    return form
 
 
 def averaging(

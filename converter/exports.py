@@ -25,7 +25,15 @@ from converter.ops import AvgPool, MaxPool, ReduceMax, ReduceMean
 from converter.registry import did_you_mean
 from converter.schedules import Model, model_of
 
-FORMS = {"onnx": "onnx", "onnx-loop": "onnx_loop", "nir": "nir", "pt2": "pt2", "c": "c", "compact": "compact"}
+FORMS = {
+    "onnx": "onnx",
+    "onnx-page": "onnx_page",
+    "onnx-loop": "onnx_loop",
+    "nir": "nir",
+    "pt2": "pt2",
+    "c": "c",
+    "compact": "compact",
+}
 """What `--to` names -> the module of `converter.exporters`."""
 SAMPLES = 4
 """How many samples an export is verified on."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from converter.encodings import Encoding
 from converter.errors import Unsupported, UsageError
 from converter.graph import Graph, Node
-from converter.kernels import kernel_thresholds, kernel_values
+from converter.kernels import kernel_thresholds
 from converter.neurons import Neuron
 from converter.neurons.first_spike import FirstSpike
 from converter.pipelined import Inputs, PipelinedModel
@@ -151,7 +151,7 @@ class StepByStep:
             raise Unsupported("first spikes step by step", [(node.where, why)])
         tau = node.op.reach(self.timesteps)
         falling = kernel_thresholds(node.op.form, self.timesteps, tau, node.op.coder).to(currents)
-        worth = kernel_values(node.op.form, self.timesteps, tau).to(currents)
+        worth = [node.op.worth(step, self.timesteps).to(currents) for step in torch.arange(self.timesteps)]
         scale, membrane = node.op.calibrated(), torch.zeros_like(currents[0])
         for current in currents:
             membrane = membrane + current / self.timesteps
@@ -159,7 +159,7 @@ class StepByStep:
         for step in range(self.timesteps):
             fires = silent & (membrane >= scale * falling[step])
             silent = silent & ~fires
-            emitted.append(torch.where(fires, self.timesteps * scale * worth[step], 0.0))
+            emitted.append(torch.where(fires, self.timesteps * worth[step], 0.0))
         return torch.stack(emitted)
 
 

@@ -8,6 +8,9 @@ is the network which an integer machine runs, spike for spike:
     initial     a multiple of 2^-8 thresholds
     bias        a multiple of the unit of what it is added to: a weight's last bit times its input's
 
+The one spike of a window (`converter.neurons.first_spike`) carries a multiple of 2^(k−8), so that the last
+of a window is still told to 1 in 500.
+
 A spike of channel c is then worth m_c units of 2^k: weights keep the ANN's units and their codes, whatever
 the thresholds, and the spike carries m_c to them (with one threshold a layer every spike is worth the same,
 and a synapse is a bare addition). A value's unit, 2 to its exponent, is known before anything runs: that of a
@@ -26,6 +29,7 @@ from torch import Tensor
 
 from converter.graph import Graph, Input, Node, Op
 from converter.neurons import Neuron
+from converter.neurons.first_spike import FirstSpike
 from converter.ops import (
     Add,
     Affine,
@@ -46,6 +50,8 @@ INPUT_BITS = 9
 PAYLOAD_BITS = 7
 """Bits of a spike's worth: 1 … 127, so that a signed one fits into a byte."""
 INITIAL_BITS = 8
+GRAIN_BITS = 8
+"""Bits that the worth of a first spike has below a threshold's unit."""
 Synapse = Conv | ConvTranspose | Linear
 
 
@@ -76,7 +82,10 @@ def snapped(op: Op, given: Sequence[int | None]) -> Op:
             worth = (threshold * 2.0**-exponent).round().clamp(1, most)
             initial = (torch.as_tensor(op.initial) * 2**INITIAL_BITS).round() / 2**INITIAL_BITS
             start = initial if isinstance(op.initial, Tensor) else float(initial)
-            return replace(op, threshold=worth * 2.0**exponent, initial=start)
+            made = replace(op, threshold=worth * 2.0**exponent, initial=start)
+            if isinstance(made, FirstSpike) and not made.continuous:
+                return replace(made, grain=exponent - GRAIN_BITS)
+            return made
         case Conv() | ConvTranspose() | Linear() if op.bias is not None:
             at = unit(op, given)
             return op if at is None else replace(op, bias=on_grid(op.bias, at))
@@ -97,7 +106,7 @@ def unit(op: Op, given: Sequence[int | None]) -> int | None:
     if isinstance(op, Grid):
         return op.exponent
     if isinstance(op, Neuron):
-        return payload_unit(op)
+        return op.grain if isinstance(op, FirstSpike) else payload_unit(op)
     if not given or any(g is None for g in given):
         return None
     finest = min(g for g in given if g is not None)

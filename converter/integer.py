@@ -87,6 +87,8 @@ def stepped(instruction: Instruction, values: Values, state: State) -> Tensor:
     given = [values[i] for i in instruction.inputs]
     if instruction.kind == "fire":
         return fired(instruction, given[0], state)
+    if instruction.kind == "once":
+        return fired_once(instruction, given[0], state)
     if instruction.kind == "max":
         total, before = state.held.get(instruction.name, (0, 0))
         total = total + given[0]
@@ -165,3 +167,13 @@ def fired(instruction: Instruction, current: Tensor, state: State) -> Tensor:
         left = torch.where(above, 0, membrane)
     state.held[instruction.name] = (left, net + count)
     return count * tensors["worth"]
+
+
+def fired_once(instruction: Instruction, membrane: Tensor, state: State) -> Tensor:
+    """What the one spike of each neuron is worth, its membrane having integrated a window."""
+    state.widest = max(state.widest, int(membrane.abs().max()))
+    value = torch.zeros_like(membrane)
+    rows = zip(instruction.tensors["threshold"], instruction.tensors["worth"], strict=True)
+    for threshold, worth in reversed(list(rows)):
+        value = torch.where(membrane >= threshold, worth, value)
+    return value

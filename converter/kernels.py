@@ -70,9 +70,14 @@ def early_steps(membrane: Tensor, scale: Tensor, falling: Tensor, views: int) ->
     return steps
 
 
-def spike_values(steps: Tensor, scale: Tensor, worth: Tensor) -> Tensor:
-    """What spikes at these steps carry: scale·worth[step], of the type of `scale`; `worth` is [T + 1]."""
-    return scale * worth.to(scale)[steps]
+def spike_values(steps: Tensor, scale: Tensor, worth: Tensor, grain: int | None = None) -> Tensor:
+    """What spikes at these steps carry: scale·worth[step], of the type of `scale`; `worth` is [T + 1].
+
+    With a `grain` the nearest multiple of 2^grain, found in double precision.
+    """
+    if grain is None:
+        return scale * worth.to(scale)[steps]
+    return (scale.double() * worth[steps] * 2.0**-grain).round().mul(2.0**grain).to(scale)
 
 
 def fire_once(
@@ -83,15 +88,16 @@ def fire_once(
     tau: float | None,
     coder: str,
     offset: int | None = None,
+    grain: int | None = None,
 ) -> Tensor:
     """What the one spike of each neuron carries, 0 for none or none yet: [views · batch, …], as `membrane`.
 
-    `tau` None is window / 6, `offset` None the window: one view.
+    `tau` None is window / 6, `offset` None the window: one view; `grain` as in `spike_values`.
     """
     reach, begins = tau or window / 6, offset or window
     falling = kernel_thresholds(kernel, window, reach, coder)
     steps = early_steps(membrane, scale, falling, window - begins + 1)
-    values = spike_values(steps, scale, kernel_values(kernel, window, reach))
+    values = spike_values(steps, scale, kernel_values(kernel, window, reach), grain)
     return torch.cat([torch.where(steps < end, values, 0.0) for end in range(begins, window + 1)])
 
 

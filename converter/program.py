@@ -13,6 +13,9 @@ step.
     max     the largest; of spikes the change of the largest of their sums so far
     move    values in other places, shapes or orders, several of them shifted to one exponent first
     fire    v ← v + (z << shift);  k as the neuron says;  v ← v − k · threshold_c;  the spike is k · worth_c
+    once    worth_kc of the first k with z ≥ threshold_kc, 0 for none: the one spike of a window of steps k
+
+The program of a first-spike network runs once, a window of every layer after the other: its one step is all.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from torch import Tensor
 from converter.errors import Refusal, Unsupported
 from converter.fixed_point import Synapse, payload_unit, unit, values_of, whole
 from converter.graph import Graph, Node, Op
+from converter.kernels import kernel_thresholds
 from converter.neurons import Neuron
 from converter.neurons.burst import Burst
+from converter.neurons.first_spike import FirstSpike
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.multi_level import MultiLevel
 from converter.neurons.signed import Signed
@@ -99,10 +104,11 @@ class Program:
         return {f"{i.name}.{key}": t for i in self.instructions for key, t in i.tensors.items()}
 
 
-def program_of(graph: Graph) -> Program:
+def program_of(graph: Graph, window: int = 1) -> Program:
     """The program of a graph that `fixed_point` gave, for a constant input current.
 
-    Raises `Unsupported`, naming every node that has no meaning in whole numbers here.
+    `window` is how many steps one of first spikes has. Raises `Unsupported`, naming every node that has no
+    meaning in whole numbers here.
     """
     plan = Plan.of(graph)
     units: dict[Node, int] = {}
@@ -114,7 +120,11 @@ def program_of(graph: Graph) -> Program:
         try:
             if any(i not in units and i not in graph.inputs for i in node.inputs):
                 continue  # what it reads has been refused already
-            instruction = lowered(node, [units.get(i, 0) for i in node.inputs], node in plan.static)
+            given = [units.get(i, 0) for i in node.inputs]
+            if isinstance(node.op, FirstSpike):
+                instruction = once(node, node.op, given[0], window)
+            else:
+                instruction = lowered(node, given, node in plan.static)
         except Refusal as refusal:
             refused.append((node.where, refusal.why))
             continue
@@ -205,6 +215,25 @@ def fire(neuron: Neuron, given: int, plain: Instruction) -> Instruction:
         "initial": counted(neuron.init()[0], membrane),
     }
     return replace(plain, exponent=exponent, shifts=(given - membrane,), settings=settings, tensors=tensors)
+
+
+def once(node: Node, neuron: FirstSpike, given: int, window: int) -> Instruction:
+    """A first spike: for each step of a window the membrane that it takes, and what it is worth."""
+    if neuron.grain is None:
+        raise Refusal("spikes in continuous time, or was not put in fixed point")
+    if neuron.offset is not None:
+        raise Refusal("fires while its input still arrives (--offset), so it is no table")
+    neuron.check(window)
+    scale = neuron.calibrated().double()
+    steps = torch.arange(window).reshape(-1, *[1] * scale.dim())
+    falling = kernel_thresholds(neuron.form, window, neuron.reach(window), neuron.coder)
+    tensors = {
+        "threshold": torch.ldexp(scale * falling[steps], torch.tensor(-given)).ceil().long(),
+        "worth": counted(neuron.worth(steps, window), neuron.grain),
+    }
+    inputs = tuple(i.name for i in node.inputs)
+    told = {"neuron": neuron.kind, "window": window}
+    return Instruction("once", node.name, inputs, neuron.grain, False, neuron, node.shape, (), told, tensors)
 
 
 def counted(values: Tensor, exponent: int) -> Tensor:

@@ -66,7 +66,7 @@ ALLOWED = {
     "converter.fixed_point": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
     "converter.program": {
         *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.plan"),
-        *("converter.weights", *SPIKING, *LEAVES),
+        *("converter.weights", "converter.kernels", *SPIKING, *LEAVES),
     },
     "converter.integer": {"converter.fixed_point", "converter.ops", "converter.program", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
@@ -112,6 +112,8 @@ ALLOWED = {
         *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
         *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
         *("converter.exporters.read_compact", "converter.kernels"),
+        # The page runs the step model, and has to say how an image becomes its input.
+        *("converter.exporters.onnx", "converter.preprocessing"),
     },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ def test_every_neuron_there_is_has_a_form() -> None:
         ({}, 12),
         ({"coder": "floor"}, 12),
         ({"form": "linear"}, 8),
+        ({"grain": -7}, 12),
         ({"form": "linear", "continuous": True}, 1),
     ],
 )
@@ -160,7 +161,7 @@ def test_a_withdrawal_and_a_delay_are_as_in_torch(tmp_path: Path) -> None:
 def test_random_networks_fire_alike_in_every_form(
     tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
 ) -> None:
-    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic, SAYING_RATES, ("compact",))
 
 
 @pytest.mark.slow
@@ -169,26 +170,36 @@ def test_random_networks_fire_alike_in_every_form(
 def test_300_random_networks_fire_alike_in_every_form(
     tmp_path_factory: pytest.TempPathFactory, genes: list[int], dynamic: bool
 ) -> None:
-    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic)
+    fuzz(tmp_path_factory.mktemp("fuzz"), genes, dynamic, (*SAYING_RATES, "pt2"), ("compact", "c"))
 
 
-def fuzz(folder: Path, genes: list[int], dynamic: bool) -> None:
-    """Every form writes the network and it is the same one, or refuses it before anything is written."""
+SAYING_RATES = ("onnx", "onnx-loop", "nir")
+
+
+def fuzz(folder: Path, genes: list[int], dynamic: bool, forms: Sequence[str], whole: Sequence[str]) -> None:
+    """Every form writes the network and it is the same one, or refuses it before anything is written.
+
+    `whole` are the forms of whole numbers, which take the network with int8 weights.
+    """
     model, shape = network(genes, dynamic=dynamic)
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     made = spiking(load(model), x)
     if made is None:
         return
-    for form in ("onnx", "onnx-loop", "nir"):
-        target = folder / f"{form}.{form[:4]}"
+    spikes = Spike(keep_analog=("Mul", "Div"))(quantise(apply(load(model))[0], INT8))
+    counted = RateModel(fixed_point(Maximum()(spikes, lambda: [x]), float(x.abs().max())))
+    for form in (*forms, *whole):
+        target = folder / f"net-{form}.pt2"
         try:
-            check = export(made, Order(6, allow=("initial-membrane",)), form, target, (x,))
+            check = export(
+                counted if form in whole else made, Order(6, allow=("initial-membrane",)), form, target, (x,)
+            )
         except Unsupported:
             refused = True
         else:
             refused = check is None
-        assert target.is_file() is not refused
-        assert refused <= (form == "nir"), "ONNX says all that there is"
+        assert target.exists() is not refused
+        assert refused <= (form == "nir" or form in whole), "ONNX and torch say all that there is"
         assert refused <= (not list(folder.glob(f"*{target.name}*")))
 
 
@@ -292,6 +303,31 @@ def test_a_program_of_torch_counts_steps_as_the_network_does(tmp_path: Path) -> 
     assert (check.differing, check.difference) == (0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("first-spike", {}),
+        ("first-spike", {"form": "linear", "coder": "floor"}),
+        ("first-spike", {"offset": 3}),
+        ("first-spike", {"grain": -9}),
+        ("signed", {}),
+    ],
+)
+def test_a_program_of_torch_runs_windows(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Of any batch: the answers, and what each layer says in its window."""
+    graph = layer(*[neurons[kind](threshold=THETA, **options), Linear(weight(3, 3))] * 2)
+    model = FirstSpikeModel(graph) if kind == "first-spike" else PipelinedModel(graph)
+    check = export(model, Order(8), "pt2", tmp_path / "w.pt2", (torch.rand(2, 3),))
+    assert check is not None
+    assert (check.differing, check.difference, check.spikes) == (0, 0.0, 12)
+    x = weight(7, 3, seed=4, scale=1.0)
+    (answer,), said = torch.export.load(tmp_path / "w.pt2").module()((x,))
+    with torch.inference_mode():
+        assert torch.equal(answer, model(x, 8))
+    assert [value.shape for value in said] == [(7, 3), (7, 3)]
+    assert said[0].unique().numel() > 4
+
+
 def test_the_notes_say_all_that_is_needed(digits_model: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
     report = {
@@ -324,9 +360,13 @@ def test_what_a_form_cannot_say_is_refused_before_anything_is_written(tmp_path: 
     graph = layer(neurons["integrate-fire"](threshold=THETA))
     with pytest.raises(UsageError, match="at random"):
         export(RateModel(graph, Poisson(1.0)), Order(8), "onnx-loop", tmp_path / "p.onnx", None)
-    for form in ("onnx", "pt2"):
-        with pytest.raises(UsageError, match="window by window"):
-            export(PipelinedModel(graph), Order(8), form, tmp_path / "p.onnx", None)
+    with pytest.raises(UsageError, match="window by window"):
+        export(PipelinedModel(graph), Order(8), "onnx", tmp_path / "p.onnx", None)
+    with pytest.raises(UsageError, match="at random"):
+        export(PipelinedModel(graph, Poisson(1.0)), Order(8), "pt2", tmp_path / "p.pt2", None)
+    early = FirstSpikeModel(layer(neurons["first-spike"](threshold=THETA, offset=3)))
+    with pytest.raises(Unsupported, match="fires while its input still arrives"):
+        export(early, Order(8), "onnx-loop", tmp_path / "p.onnx", None)
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
         exporter("onxn")
     assert not list(tmp_path.iterdir())

@@ -70,6 +70,8 @@ def test_what_cannot_be_said_is_refused_by_name_and_nothing_is_left(folder: Path
         ("", "nothing is asked for"),
         ("--target spek", "did you mean 'speck'"),
         ("--to onnx -o a.onnx --opset 12", "opset 12 is not written"),
+        ("--to nir -o a --with-page", "--with-page is of --to onnx"),
+        ("--to onnx -o a --runtime web.tgz", "--runtime is what a page runs on"),
         ("--to nir -o a.nir --maxpool average", "--data SOURCE says what that costs"),
     ],
 )

@@ -172,6 +172,19 @@ def test_the_dense_networks_of_the_readme_are_those_measured() -> None:
     assert rows == found
 
 
+def test_the_networks_in_c_of_the_readme_are_those_measured() -> None:
+    _, rows = table("In C")
+    found = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("c-*.json"), key=lambda p: p.stem):
+        for row in json.loads(path.read_text())["rows"]:
+            assert row["accuracy"] == row["accuracy_in_torch"]
+            kind = row["network"], f"{row['samples']:,}", row["spikes"], row["weights"], str(row["timesteps"])
+            sizes = f"{row['flash'] / 1000:.1f}", f"{row['ram'] / 1000:.1f}"
+            shown = f"{100 * row['accuracy']:.2f}", f"{row['spikes_per_neuron']:.2f}"
+            found.append([*kind, *shown, *sizes, f"{row['instructions'] / 1e6:.1f}"])
+    assert rows == found
+
+
 def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
     _, rows = table("One spike each")
     shown = {name: [row[1:] for row in rows if row[0] == name] for name, *_ in rows}

@@ -73,6 +73,8 @@ def bound(instruction: Instruction, given: list[Tensor]) -> Bound:
             resting = int(torch.maximum(tensors["initial"].abs().max(), tensors["threshold"].max()))
             start = resting + int(tensors["threshold"].max())
             return Bound(value, start, int(shifted[0].max()))
+        case "once":
+            return Bound(tensors["worth"][0].double().expand(one(instruction.shape)))
         case "weigh":
             total = op.map_tensors(torch.abs)(given[0])
             axis = total.dim() - 1 if isinstance(op, Linear) else 1

@@ -107,6 +107,8 @@ def written(layer: Layer, bound: Bound, given: Sequence[Bound], shapes: Sequence
             weigh(layer, shapes[0])
         case "fire":
             fire(layer, bound)
+        case "once":
+            once(layer)
         case "sum" | "max":
             pool(layer, bound, shapes[0])
         case "add":
@@ -244,6 +246,19 @@ def fire(layer: Layer, bound: Bound) -> None:
                     c(f"{net}[i] = ({kind(layer.held[-1].bits)})({net}[i] + k);")
                 c(f"y[i] = ({kind(layer.bits)})(k * {carries});")
                 c(f"SPIKE({layer.index}, i, y[i]);")
+
+
+def once(layer: Layer) -> None:
+    """The first step of a window whose threshold the membrane reaches; what a spike is worth there."""
+    t, c, window = layer.instruction.tensors, layer.code, layer.instruction.settings["window"]
+    _, n, inner, rows = spread(layer.shape, *t["threshold"], *t["worth"])
+    threshold = layer.table("threshold", torch.stack(rows[:window], 1))
+    worth = layer.table("worth", torch.stack(rows[window:], 1))
+    channel = f"i / {inner} % {n} * {window}" if n > 1 else "0"
+    with c.block(layer.head("v")), c.block(count("i", layer.size)):
+        c(f"const int32_t c = {channel};", "int32_t k = 0;", "")
+        c(f"while (k < {window} && v[i] < {threshold}[c + k])", "    k++;")
+        c(f"y[i] = k < {window} ? {worth}[c + k] : 0;", f"SPIKE({layer.index}, i, y[i]);")
 
 
 def pool(layer: Layer, bound: Bound, given: tuple[int, ...]) -> None:

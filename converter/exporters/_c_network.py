@@ -14,7 +14,7 @@ from converter.errors import Refusal, Unsupported
 from converter.exporters._bounds import Bound, bounds, width
 from converter.exporters._c_layers import Held, Layer, written
 from converter.exporters._c_text import Table, identifier, kind
-from converter.exporters._whole import one
+from converter.exporters._whole import SPIKES, one
 from converter.fixed_point import INPUT_BITS
 from converter.program import Program
 
@@ -55,7 +55,7 @@ class Network:
     @property
     def neurons(self) -> tuple[Layer, ...]:
         """The functions that fire, in order."""
-        return tuple(layer for layer in self.layers if layer.instruction.kind == "fire")
+        return tuple(layer for layer in self.layers if layer.instruction.kind in SPIKES)
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -109,7 +109,7 @@ def built(program: Program, name: str, steps: int, delay: int, limit: int) -> Ne
                 width(bound.largest, least),
                 tuple(layers[i].bits for i in instruction.inputs if i in layers),
                 steps,
-                sum(other.instruction.kind == "fire" for other in layers.values()),
+                sum(other.instruction.kind in SPIKES for other in layers.values()),
             )
             if instruction.kind == "weigh" and "table" in instruction.settings:
                 reads = found[instruction.inputs[0]].largest * 2 * max(instruction.settings["table"])
@@ -135,6 +135,8 @@ def built(program: Program, name: str, steps: int, delay: int, limit: int) -> Ne
         [(2 ** (sums.bits - 1) - 1) // max(rising.rise, 1)]
         + [longest(layer, found[layer.instruction.name]) for layer in layers.values()]
     )
+    if any(i.kind == "once" for i in program.instructions):
+        most = 1  # all windows are in it
     static, step = ([c for c in calls if c.layer.instruction.static is on] for on in (True, False))
     source = place(next(iter(layers)))
     return Network(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +36,8 @@ class Order:
     """The content of report.json, for the notes in the file; may be empty."""
     name: str = ""
     """What the target is called, for names inside it."""
+    runtime: Path | None = None
+    """Where onnxruntime-web is, npm's archive or a folder, for a page."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ class Signals:
     def _parts(self, node: Node) -> tuple[Part, ...]:
         shape = node.shape[1:]
         given = [self.known[i] for i in node.inputs]
+        if not shape:
+            raise Refusal(
+                "is one number for a sample, without a dimension, which NIR's nodes are not made for"
+            )
         match node.op:
             case Input():
                 return (self._made("input", nir.Input({"input": np.array(shape)}), (), shape),)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from converter.encodings.current import Current
 from converter.errors import Refusal, Unsupported, UsageError
+from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Shape
 from converter.ops import AvgPool, Conv, ConvTranspose, Linear, MaxPool, ReduceMax
 from converter.program import Instruction, Program, program_of
@@ -24,21 +25,30 @@ Axis = tuple[int, int, int, int, int, int]
 """Inputs, outputs, kernel, stride, padding before, dilation."""
 
 
-def whole(model: Model) -> tuple[RateModel, Program]:
+SPIKES = ("fire", "once")
+"""The instructions that are layers of neurons."""
+
+
+def length(model: Model, timesteps: int) -> int:
+    """How many steps a run of so many time steps has in whole numbers: of first spikes, all at once, one."""
+    return 1 if isinstance(model, FirstSpikeModel) else timesteps
+
+
+def whole(model: Model, timesteps: int) -> Program:
     """The network in whole numbers. Raises `UsageError` or `Unsupported` for one that has none."""
-    if not isinstance(model, RateModel):
+    if not isinstance(model, RateModel | FirstSpikeModel):
         raise UsageError(
             "whole numbers run step by step, the network was converted for windows",
-            hint="ann2snn convert --schedule stream --spikes signed --weights int8",
+            hint="ann2snn convert --schedule stream --spikes signed --weights int8, or --code first-spike",
         )
     if not isinstance(model.encoding, Current):
         raise UsageError(
             "the encoding draws at random, whole numbers take the same image at every step",
             hint="ann2snn convert --encoding current",
         )
-    program = program_of(model.graph)
+    program = program_of(model.graph, timesteps)
     refuse(program)
-    return model, program
+    return program
 
 
 def refuse(program: Program) -> None:
@@ -54,7 +64,7 @@ def refuse(program: Program) -> None:
     for node in program.plan.head:
         if node.op.kind not in ("Softmax", "LogSoftmax", "Reshape"):
             refused.append((node.where, "stands after the last neuron and is left in floating point"))
-    if not any(i.kind == "fire" for i in program.instructions):
+    if not any(i.kind in SPIKES for i in program.instructions):
         refused.append((graph.outputs[0].where, "there are no neurons before it"))
     if refused:
         raise Unsupported(f"{graph.name} is not written in whole numbers", refused)

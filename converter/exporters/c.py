@@ -20,7 +20,8 @@ from converter.exporters._c_run import Sizes, compiler, run
 from converter.exporters._c_text import identifier, kind, said
 from converter.exporters._check import Check, Order
 from converter.exporters._templates import environment
-from converter.exporters._whole import whole
+from converter.exporters._whole import length, whole
+from converter.first_spike import FirstSpikeModel
 from converter.integer import IntegerModel
 from converter.schedules import Model
 
@@ -35,15 +36,15 @@ def named(order: Order) -> str:
 
 def made(model: Model, order: Order) -> Network:
     """The network that is written."""
-    rate, program = whole(model)
-    return network(program, named(order), order.timesteps, rate.delay)
+    steps = length(model, order.timesteps)
+    return network(whole(model, order.timesteps), named(order), steps, model.delay)
 
 
 def memory(n: Network) -> str:
     """What it takes, in words."""
     return (
-        f"{n.flash:,} bytes of constants (flash, beside the code), {n.ram:,} bytes of state (RAM), for up to "
-        f"{n.steps:,} steps"
+        f"{n.flash:,} bytes of constants (flash, beside the code), {n.ram:,} bytes of state (RAM), for "
+        f"{'a single step' if n.steps == 1 else f'up to {n.steps:,} steps'}"
     )
 
 
@@ -63,7 +64,8 @@ def write(model: Model, order: Order, path: Path) -> None:
         "shape": "x".join(map(str, n.input.shape[1:])),
         "exponent": n.input.instruction.exponent,
         "out": exponents[n.program.frontier[0]],
-        "steps": order.timesteps,
+        "steps": length(model, order.timesteps),
+        "windows": isinstance(model, FirstSpikeModel),
         "facts": facts,
         "memory": memory(n),
         "upper": n.name.upper(),
@@ -123,7 +125,7 @@ def check(path: Path, model: Model, x: tuple[Tensor, ...], timesteps: int) -> Ch
     compiler()
     kept = json.loads((path / MARK).read_text(encoding="utf-8"))
     n = made(model, Order(kept["timesteps"], name=kept["name"]))
-    pixels = pixels_of(n, x[0])
+    pixels, timesteps = pixels_of(n, x[0]), length(model, timesteps)
     spikes, sums = run(path, sizes(n), pixels, timesteps)
     wanted, answers = expected(n, pixels, timesteps)
     worst = float((answers - sums).abs().max() / answers.abs().max().clamp_min(1))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from converter.exporters import read_compact
 from converter.exporters._check import Check, Order
-from converter.exporters._whole import gathered, one, scales, synapse, whole, windows
+from converter.exporters._whole import SPIKES, gathered, length, one, scales, synapse, whole, windows
 from converter.integer import IntegerModel
 from converter.ops import ConvTranspose
 from converter.program import Instruction, Program
@@ -67,7 +67,7 @@ def layer(instruction: Instruction, shapes: dict[str, tuple[int, ...]], arrays: 
             for part in ("start", "bias"):
                 if part in t:
                     keep(part, smallest(t[part]))
-        case "fire" | "shift":
+        case "fire" | "once" | "shift":
             for part, values in t.items():
                 keep(part, smallest(values))
         case "sum" | "max":
@@ -81,11 +81,11 @@ def layer(instruction: Instruction, shapes: dict[str, tuple[int, ...]], arrays: 
     return made
 
 
-def document(program: Program, order: Order, delay: int) -> tuple[dict[str, Any], Arrays]:
+def document(program: Program, order: Order, steps: int, delay: int) -> tuple[dict[str, Any], Arrays]:
     """The header and the arrays of a program."""
     arrays: Arrays = {}
     shapes = {i.name: one(i.shape) for i in program.instructions}
-    header: dict[str, Any] = {"format": FORMAT, "name": program.graph.name, "timesteps": order.timesteps}
+    header: dict[str, Any] = {"format": FORMAT, "name": program.graph.name, "timesteps": steps}
     header |= {"delay": delay, "readout": program.frontier[0]}
     header["preprocessing"] = order.report.get("data", {}).get("preprocessing", {})
     header["layers"] = [layer(i, shapes, arrays) for i in program.instructions]
@@ -94,8 +94,8 @@ def document(program: Program, order: Order, delay: int) -> tuple[dict[str, Any]
 
 def write(model: Model, order: Order, path: Path) -> None:
     """The file of `document`. Raises `UsageError` or `Unsupported` for what has no whole numbers."""
-    rate, program = whole(model)
-    header, arrays = document(program, order, rate.delay)
+    program = whole(model, order.timesteps)
+    header, arrays = document(program, order, length(model, order.timesteps), model.delay)
     save_file(arrays, path, {"ann2snn": json.dumps(header, separators=(",", ":"))})
 
 
@@ -108,24 +108,24 @@ def note(path: Path) -> str:
 
 def check(path: Path, model: Model, x: tuple[Tensor, ...], timesteps: int) -> Check:
     """In the reference reader, against the integer machine, which is the network spike for spike."""
-    _, program = whole(model)
+    program, steps = whole(model, timesteps), length(model, timesteps)
     header, arrays = read_compact.load(path)
     heard: dict[str, Tensor] = {}
     told = IntegerModel(program).steps(x[0], listen=heard.__setitem__)
-    readers = [read_compact.run(header, arrays, image, timesteps) for image in x[0].numpy()]
+    readers = [read_compact.run(header, arrays, image, steps) for image in x[0].numpy()]
     spikes = wrong = 0
     worst = 0.0
     total: Tensor | int = 0
     (read,) = program.frontier
-    for time, _ in enumerate(islice(told, timesteps), 1):
+    for time, _ in enumerate(islice(told, steps), 1):
         total = heard[read] + (total if time > header["delay"] + 1 else 0)
         for row, reader in enumerate(readers):
             sums, values = next(reader)
             for i in program.instructions:
-                if i.kind == "fire":
+                if i.kind in SPIKES:
                     mine = heard[i.name][row].numpy()
                     spikes += mine.size
                     wrong += int((values[i.name].reshape(-1) != mine.reshape(-1)).sum())
             mine = total[row].numpy().reshape(-1)
             worst = max(worst, float(np.abs(sums.reshape(-1) - mine).max() / max(np.abs(mine).max(), 1)))
-    return Check("NumPy against whole numbers", len(x[0]), timesteps, worst, spikes, wrong, exact=True)
+    return Check("NumPy against whole numbers", len(x[0]), steps, worst, spikes, wrong, exact=True)

@@ -1,10 +1,16 @@
-"""One time step as a torch.export program, which torch runs without a line of ours.
+"""One time step, or one window, as a torch.export program, which torch runs without a line of ours.
 
     answers, spikes, states = torch.export.load(FILE).module()(inputs, states)
 
 each a tuple of tensors: the answers so far, the spikes of every layer, the next states. Which is which, and
 what the states are before the first step, stands beside the program as JSON:
 torch.export.load(FILE, extra_files={"notes.json": ""}). The batch is free.
+
+Of first spikes, and under the schedule pipelined, layers work window by window, and the program is the run:
+
+    answers, said = torch.export.load(FILE).module()(inputs)
+
+the answers, and what each layer says in its window: what its one spike carries, or the mean of its spikes.
 """
 
 from __future__ import annotations
@@ -23,11 +29,15 @@ from converter.errors import UsageError
 from converter.exporters._check import SAME, Check, Order, apart
 from converter.exporters._onnx_notes import notes, states
 from converter.exporters._onnx_step import Step
+from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Input, Node, Shape
+from converter.neurons import Neuron
+from converter.pipelined import PipelinedModel
 from converter.rate import RateModel, State
 from converter.schedules import Model
 from converter.stateful import Stateful
 from converter.temporal_bias import TemporalBias
+from converter.window import windowed
 from converter.withdrawal import Withdrawal
 
 Tensors = tuple[Tensor, ...]
@@ -82,6 +92,26 @@ class Program(nn.Module):
         )
 
 
+class Windows(nn.Module):
+    """A run of `model`, whose windows have `timesteps` steps."""
+
+    def __init__(self, model: PipelinedModel, timesteps: int) -> None:
+        super().__init__()
+        self.model, self.timesteps = model, timesteps
+
+    def forward(self, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """inputs -> (answers, what each layer says)."""
+        graph = windowed(self.model.graph, self.timesteps)
+        said: dict[str, Tensor] = {}
+        answers = graph.run(
+            *self.model.mean_input(inputs, self.timesteps), listen=lambda n, v: said.__setitem__(n.name, v)
+        )
+        ends = (*answers, *(said[node.name] for node in self.model.neurons))
+        if isinstance(self.model, FirstSpikeModel):
+            ends = tuple(self.model.whole(value, self.timesteps) for value in ends)
+        return ends[: len(answers)], ends[len(answers) :]
+
+
 def _complete(op: Stateful, own: Tensors, time: Tensor) -> Tensors:
     """The state as `op` has it, where the number of steps is part of it."""
     if isinstance(op, TemporalBias):
@@ -90,14 +120,11 @@ def _complete(op: Stateful, own: Tensors, time: Tensor) -> Tensors:
 
 
 def write(model: Model, order: Order, path: Path) -> None:
-    """Raises `UsageError` for the schedule pipelined, `Unsupported` for a neuron without a form."""
-    if not isinstance(model, RateModel):
-        raise UsageError(
-            "under the schedule pipelined a network has no step of its own: it runs window by window",
-            hint="--to onnx-loop writes the whole run",
-        )
-    program = Program(model)
+    """Raises `Unsupported` for a neuron without a form, `UsageError` for windows of a drawn input."""
     inputs = tuple(_example(node.shape) for node in model.graph.inputs)
+    if isinstance(model, PipelinedModel):
+        return _write_windows(model, order, path, inputs)
+    program = Program(model)
     held = tuple(h.initial.expand(_sizes(h.shape, 2)).clone() for h in program.step.all)
     shapes = tuple(map(_free, (n.shape for n in model.graph.inputs)))
     told = notes(model, order.report, order.timesteps, "step") | {"states": states(program.step.all)}
@@ -107,6 +134,24 @@ def write(model: Model, order: Order, path: Path) -> None:
         made = torch.export.export(
             program, (inputs, held), dynamic_shapes=(shapes, tuple(_free(h.shape) for h in program.step.all))
         )
+        torch.export.save(made, path, extra_files={NOTES: json.dumps(told)})
+
+
+def _write_windows(model: PipelinedModel, order: Order, path: Path, inputs: Tensors) -> None:
+    if not model.encoding.constant:
+        raise UsageError(
+            f"the input is encoded by {type(model.encoding).__name__.lower()}, at random in every step",
+            why="a program that is a whole run has nothing to draw from",
+            hint="ann2snn convert --encoding current",
+        )
+    if isinstance(model, FirstSpikeModel):
+        model.code.check(order.timesteps)
+    told = notes(model, order.report, order.timesteps, "windows")
+    told["outputs"] = json.dumps([node.name for node in model.graph.outputs])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        free = tuple(map(_free, (n.shape for n in model.graph.inputs)))
+        made = torch.export.export(Windows(model, order.timesteps), (inputs,), dynamic_shapes=(free,))
         torch.export.save(made, path, extra_files={NOTES: json.dumps(told)})
 
 
@@ -124,11 +169,12 @@ def _example(shape: Shape) -> Tensor:
 
 
 def check(path: Path, model: Model, x: Tensors, timesteps: int) -> Check:
-    """In torch, each step from the states that `model` is in."""
-    assert isinstance(model, RateModel)
+    """In torch; of steps each from the states that `model` is in."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.load(path).module()
+        if isinstance(model, PipelinedModel):
+            return compare_windows(program, model, x, timesteps)
         return compare(program, model, x, timesteps)
 
 
@@ -146,3 +192,18 @@ def compare(program: Callable[..., Any], model: RateModel, x: Tensors, timesteps
             differing += int((other != heard[node.name]).sum())
         worst = max(worst, *(apart(a, b) for a, b in zip(readout, answers, strict=True)))
     return Check("torch", len(x[0]), timesteps, worst, spikes, differing, SAME)
+
+
+def compare_windows(program: Callable[..., Any], model: PipelinedModel, x: Tensors, timesteps: int) -> Check:
+    """What `program` says, beside what `model` says."""
+    answers, said = program(x)
+    mine, currents = model.window(x, timesteps)
+    worst = max(apart(a, b) for a, b in zip(mine, answers, strict=True))
+    spikes = differing = 0
+    for node, other in zip(model.neurons, said, strict=True):
+        assert isinstance(node.op, Neuron)
+        own = node.op.window(currents[node.name], timesteps)
+        own = model.whole(own, timesteps) if isinstance(model, FirstSpikeModel) else own
+        spikes += own.numel()
+        differing += int((own != other).sum())
+    return Check("torch", len(x[0]), timesteps, worst, spikes, differing)

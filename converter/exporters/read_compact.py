@@ -131,6 +131,15 @@ def fire(layer: Layer, arrays: Arrays, state: State, z: Array) -> Array:
     return count * arrays[layer["worth"]].astype(np.int64)
 
 
+def once(layer: Layer, arrays: Arrays, membrane: Array) -> Array:
+    """What the one spike of a window is worth: of the first step whose threshold the membrane reaches."""
+    thresholds, worth = arrays[layer["threshold"]], arrays[layer["worth"]].astype(np.int64)
+    y = np.zeros_like(membrane)
+    for step in reversed(range(layer["window"])):
+        y = np.where(membrane >= thresholds[step], worth[step], y)
+    return y
+
+
 def compute(layer: Layer, arrays: Arrays, state: State, given: list[Array]) -> Array:
     """What a layer makes of whole numbers."""
     kind = layer["kind"]
@@ -138,6 +147,8 @@ def compute(layer: Layer, arrays: Arrays, state: State, given: list[Array]) -> A
         y = weigh(layer, arrays, given[0])
     elif kind == "fire":
         y = fire(layer, arrays, state, given[0])
+    elif kind == "once":
+        y = once(layer, arrays, given[0])
     elif kind in ("sum", "max"):
         if kind == "max" and not layer["static"]:
             total, before = state.get(layer["name"], (0, 0))

@@ -42,6 +42,8 @@ class FirstSpike(Neuron):
     `coder` is `round` or `floor`. `continuous` time takes the linear form and knows no steps: its window is
     one step. `slack` is for continuous time alone. `offset`: how many steps after the window of its input it
     begins to fire, at most a window (None: that); what comes later is integrated later.
+    `grain`: what a spike carries is a multiple of 2^grain (None: whatever it is), as on a machine that counts
+    in whole numbers.
     """
 
     form: str = "base-2"
@@ -50,6 +52,7 @@ class FirstSpike(Neuron):
     continuous: bool = False
     slack: float = 1.5
     offset: int | None = None
+    grain: int | None = None
 
     choosable: ClassVar[bool] = False
     pools_spikes: ClassVar[bool] = True
@@ -140,7 +143,7 @@ class FirstSpike(Neuron):
         if self.continuous:
             return self.limit() * (1 - times)
         values = kernel_values(self.form, window, self.reach(window))
-        return spike_values(times, self.calibrated(), values)
+        return spike_values(times, self.calibrated(), values, self.grain)
 
     def fires(self, times: Tensor, window: int) -> Tensor:
         """Which of these `times` are those of a spike: boolean, as `times`."""
@@ -153,7 +156,8 @@ class FirstSpike(Neuron):
         """
         if self.continuous:
             return self.worth(self.times(current, timesteps), timesteps)
-        return fire_once(current, self.calibrated(), timesteps, self.form, self.tau, self.coder, self.offset)
+        how = (self.form, self.tau, self.coder, self.offset, self.grain)
+        return fire_once(current, self.calibrated(), timesteps, *how)
 
     def quantised(self, x: Tensor, ranges: Tensor, timesteps: int) -> Tensor:
         if self.continuous:
@@ -169,8 +173,10 @@ class FirstSpike(Neuron):
     def code_window(self, name: str, current: str) -> str:
         scale = f"{name}.threshold"
         if not self.continuous:
-            how = f"{self.form!r}, {self.tau!r}, {self.coder!r}{f', {self.offset}' if self.offset else ''}"
-            return f"fire_once({current}, {scale}, timesteps, {how})"
+            settings = [self.form, self.tau, self.coder, self.offset, self.grain]
+            while settings[-1] is None:
+                settings.pop()
+            return f"fire_once({current}, {scale}, timesteps, {', '.join(map(repr, settings))})"
         limit = f"{self.slack!r} * {scale}.amax()"
         limit = limit if self.ceiling is None else f"({limit}).clamp(max={self.ceiling!r})"
         return f"fire_in_time({current}, {limit})"
