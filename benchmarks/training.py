@@ -43,7 +43,6 @@ MNIST = str(SHARED / "data" / "mnist.npz")
 NETWORKS = {**PRESETS, "mnist": Preset(Path("mnist.onnx"), MNIST)}
 """Those that are trained; `mnist` is made first, by `mnist_network`."""
 CIFAR = ("--normalize", "imagenet", "--augment", "crop,flip", "--validation", "0.05")
-VARIED = ("--normalize", "imagenet", "--augment", "crop,flip,zoom,erase", "--validation", "0.05")
 DISTILLED = ("--distill", "0.9", "--features", "1")
 
 Chain = tuple[str, ...]
@@ -93,14 +92,11 @@ RUNS = {
     "resnet20-qcfs4-stream4": Run(
         "resnet20",
         "qcfs",
-        ("--levels", "4", *IN_TIME, "--phases", "0.3", "--epochs", "20", *VARIED),
+        ("--levels", "4", *IN_TIME, "--phases", "0.3", "--epochs", "20", *CIFAR),
         TIMED,
     ),
     "resnet20-tcl-stream4": Run(
-        "resnet20",
-        "tcl",
-        ("--decay", "0.01", *IN_TIME, "--phases", "0.3", "--epochs", "20", *VARIED),
-        TIMED,
+        "resnet20", "tcl", (*IN_TIME, "--phases", "0.2", "--epochs", "40", *CIFAR), TIMED
     ),
     "digits-cat": Run("digits", "cat", ("--weights", "log2:5", "--epochs", "10"), FIRST),
     "mnist-cat": Run("mnist", "cat", ("--weights", "log2:5", "--epochs", "2", "--lr", "5e-4"), FIRST),
