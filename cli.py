@@ -328,11 +328,7 @@ def inspect(**given: Any) -> int:
     type=COUNT,
     help="Of local-balancing (40), regression (4), coordinate (2), the other corrections (3).",
 )
-@click.option(
-    "--iterations",
-    type=COUNT,
-    help="For calibrator reconstruction: steps of Adam. [default: 60, pipelined 300]",
-)
+@click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
 @click.option(
     "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"
 )

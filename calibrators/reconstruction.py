@@ -30,8 +30,6 @@ from converter.unroll import said
 
 SAMPLES = 32
 """How many samples an Adam step looks at."""
-ITERATIONS = {"stream": 60, "pipelined": 300}
-"""Steps of Adam for each layer, unless asked for."""
 RATE = 0.01
 """Size of the first step: of a weight in mean absolute weights of its layer, of a bias in θ / T."""
 DECAYS = (0.9, 0.98)
@@ -41,24 +39,16 @@ DECAYS = (0.9, 0.98)
 @calibrators.register
 @dataclass(frozen=True)
 class Reconstruction:
-    """`timesteps` and `schedule` of the run it is meant for; `iterations` of Adam for each layer.
-
-    None is 60 in a stream and 300 in a pipeline, where currents have one step, a whole window.
-    """
+    """`timesteps` and `schedule` of the run it is meant for; `iterations` of Adam for each layer."""
 
     timesteps: int = 32
-    iterations: int | None = None
+    iterations: int = 60
     schedule: str = "stream"
     changes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a run or a descent without steps, or a schedule there is not."""
-        check_run(self.timesteps, 1 if self.iterations is None else self.iterations, self.schedule)
-
-    @property
-    def steps(self) -> int:
-        """How many steps of Adam a layer is given."""
-        return ITERATIONS[self.schedule] if self.iterations is None else self.iterations
+        check_run(self.timesteps, self.iterations, self.schedule)
 
     def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The graph with other weights and biases; the thresholds must be set.
@@ -95,8 +85,8 @@ class Reconstruction:
         groups = [{"params": [w], "lr": rate} for w, rate in zip(weights.values(), rates, strict=True)]
         groups.append({"params": [shift], "lr": RATE * float(quantum.mean())})
         adam = torch.optim.Adam(groups, betas=DECAYS)
-        cooling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.steps)
-        for _ in range(self.steps):
+        cooling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations)
+        for _ in range(self.iterations):
             drawn = torch.randperm(len(layer.activation), generator=generator)[:SAMPLES]
             some = layer.of(drawn)
             wanted = pull(with_weights(some, weights).shifted(shift.detach()), quantum)
