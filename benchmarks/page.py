@@ -288,9 +288,10 @@ def text(folder: Path = RESULTS) -> str:
         parts.append(accuracy_section({name: read_result(f"accuracy-{name}", folder) for name in kept}))
     if kept := grids(folder):
         parts.append(grid_section({name: read_result(f"grid-{name}", folder) for name in kept}))
-    if (folder / "latency.json").is_file():
-        record = read_result("latency", folder)
-        parts += [LATENCY, origins([record]), latency.table(record["rows"])]
+    if kept := sorted(path.stem for path in folder.glob("latency*.json")):
+        records = [read_result(name, folder) for name in kept]
+        rows = [row for record in records for row in record["rows"]]
+        parts += [LATENCY, origins(records), latency.table(rows)]
     if (folder / "scaling.json").is_file():
         record = read_result("scaling", folder)
         parts += [SCALING, origins([record]), scaling.table(record)]
