@@ -232,11 +232,9 @@ def operations(metrics: Mapping[str, Any]) -> Table:
 
 def energies(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """The energy of one sample under each model; where the spiking network costs more it says so."""
-    parts = ("arithmetic", "weights", "membranes", "updates", "spikes")
-    made = table("energy, µJ", *parts, "SNN", "ANN", "SNN / ANN", left=("energy, µJ",))
-    for name, cost in models.items():
-        each = (words.number(cost[f"{part}_microjoule"]) for part in (*parts, "snn", "ann"))
-        made.add_row(escape(name), *each, words.number(cost["snn_to_ann_ratio"]))
+    made = table("energy, µJ", *words.ENERGIES, left=("energy, µJ",))
+    for name, cells in words.energies(models):
+        made.add_row(escape(name), *cells)
     return made
 
 

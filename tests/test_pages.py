@@ -409,3 +409,26 @@ def test_the_snippet_on_the_card_runs_in_the_directory_of_the_artefact(tmp_path:
         check=False,
     )
     assert done.stdout == f"tensor([{model(torch.zeros(1, 4), 16)[-1].argmax(1).item()}])\n", done.stderr
+
+
+def test_energy_under_models_is_a_table() -> None:
+    """One row a model, in the page and in the card; what each assumes stands with its name below."""
+    costs = {
+        f"{part}_microjoule": 0.5 for part in ("arithmetic", "weights", "membranes", "updates", "spikes")
+    }
+    model = {
+        **costs,
+        "snn_microjoule": 2.5,
+        "ann_microjoule": 2.0,
+        "snn_to_ann_ratio": 1.25,
+        "assumption": "so",
+    }
+    plain = report()
+    energy = {**plain.metrics.get("energy", {}), "models": {"mine": model}}
+    dear = replace(plain, metrics={**plain.metrics, "energy": energy})
+    assert "| mine | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 | 2.5 | 2 | 1.25 |" in card(dear)
+    assert "- mine: so" in card(dear)
+    text = page(dear)
+    assert '<tr><th scope="row">mine</th><td>0.5</td>' in text
+    assert "<td>1.25</td></tr>" in text
+    assert "mine: so" in text

@@ -120,6 +120,39 @@ def metric_groups(metrics: Mapping[str, Any], name: str = "") -> Iterator[tuple[
             yield from metric_groups(given, f"{name}, {label(key)}" if name else label(key))
 
 
+PARTS = ("arithmetic", "weights", "membranes", "updates", "spikes")
+ENERGIES = (*PARTS, "SNN", "ANN", "SNN / ANN")
+"""What `energies` has of each model."""
+
+
+def energies(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(model, its `ENERGIES`) of one sample, in microjoules; where the SNN costs more, the last says so."""
+    return [
+        (
+            name,
+            [
+                *(number(cost[f"{part}_microjoule"]) for part in (*PARTS, "snn", "ann")),
+                "–" if cost["snn_to_ann_ratio"] is None else number(cost["snn_to_ann_ratio"]),
+            ],
+        )
+        for name, cost in models.items()
+    ]
+
+
+def models_of(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The energy under each model, where metrics have it."""
+    found: Mapping[str, Mapping[str, Any]] = metrics.get("energy", {}).get("models", {})
+    return found
+
+
+def without_models(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics but for the energy under models, which is a table of its own."""
+    return {
+        key: {k: v for k, v in given.items() if k != "models"} if key == "energy" else given
+        for key, given in metrics.items()
+    }
+
+
 def _has_unit(key: str) -> bool:
     return "_" in key and key.rpartition("_")[2] in _UNITS
 
@@ -129,6 +162,8 @@ def assumptions(metrics: Mapping[str, Any]) -> Iterator[str]:
     for key, given in metrics.items():
         if key in _SAID:
             yield from given if isinstance(given, list | tuple) else [value(key, given)]
+        elif key == "models":
+            yield from (f"{name}: {model['assumption']}" for name, model in given.items())
         elif isinstance(given, Mapping):
             yield from assumptions(given)
 

@@ -71,7 +71,8 @@ def page(report: Report, picture: bytes | None = None) -> str:
             picture=None if picture is None else base64.b64encode(picture).decode(),
             layers=list(_layers(report)),
             worst=max(report.layers, key=lambda layer: _finite(layer.error), default=None),
-            metrics=list(words.metric_groups(report.metrics)),
+            metrics=list(words.metric_groups(words.without_models(report.metrics))),
+            energies=words.energies(words.models_of(report.metrics)),
             assumptions=list(words.assumptions(report.metrics)),
         )
     )
