@@ -275,6 +275,6 @@ images = [255 * torch.rand(2, 3, 640, 640) for _ in range(4)]
 BiasCorrection(32)(LeastSquares(32)(graph, lambda: images), lambda: images)
 """
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0
+    _, child.returncode, usage = os.wait4(child.pid, 0)
+    assert child.returncode == 0
     assert usage.ru_maxrss * 1024 < 3e9, f"{usage.ru_maxrss / 1e6:.2f} GB"
