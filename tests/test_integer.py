@@ -174,9 +174,9 @@ def test_trained_networks_spike_alike(network_name: str, name: str) -> None:
     data = preset.source(graph)
     x, _ = next(data.batches(data.parts["train"][:64], 64))
     fixed = made(graph, name, neurons["signed"](), x)
-    test, _ = next(data.batches(data.parts["test"][:24], 24))
+    test, _ = next(data.batches(data.parts["test"][:48], 48))
     wrong, fired, _ = different(fixed, test, 16)
-    assert fired > 50_000
+    assert fired > 100_000
     assert wrong == 0
 
 
