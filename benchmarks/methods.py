@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, is_dataclass
 from benchmarks import peers
 from benchmarks.presets import Preset
 from calibrators.auto import Auto
+from calibrators.bayesian import Bayesian
 from calibrators.bias_correction import BiasCorrection
 from calibrators.least_squares import LeastSquares
 from calibrators.maximum import Maximum
 from calibrators.percentile import Percentile
+from calibrators.spike_calibration import SpikeCalibration
 from converter.data import split
 from converter.importer import load
 from converter.operations import macs_of, microjoules
@@ -56,7 +58,8 @@ def ours(calibrators: Callable[[int], Sequence[Calibrate]]) -> Callable[[Preset,
         chosen = calibrators(max(settings.timesteps))
         report = convert(preset.model, preset.source, [(named(c), c) for c in chosen], settings).report
         energy, samples = report.metrics["energy"]["ann_microjoule"], report.data.samples
-        recipe = " + ".join(map(described, chosen))
+        found = [step.did for step in report.steps if step.trials]
+        recipe = "; ".join([" + ".join(map(described, chosen)), *found])
         return Measured(report.curve, report.ann_accuracy, energy, samples, recipe)
 
     return measure
@@ -94,6 +97,11 @@ def described(calibrate: Calibrate) -> str:
 
 UNLIMITED = 86_400.0
 """Seconds: what a method chooses is not to depend on how busy the machine is."""
+WITHOUT = {
+    "percentile 99.9 + spike-calibration": "percentile 99.9",
+    "bayesian, from least-squares": "least-squares",
+}
+"""Methods for the distribution of the answers, each with the one that it begins with."""
 SINGLE = ("binary", "signed")
 EVERY = (*SINGLE, "levels:4", "levels:15")
 
@@ -105,6 +113,18 @@ METHODS = (
         "least-squares + bias-correction",
         EVERY,
         ours(lambda t: [LeastSquares(t), BiasCorrection(t)]),
+        aimed=True,
+    ),
+    Method(
+        "percentile 99.9 + spike-calibration",
+        ("binary",),
+        ours(lambda t: [Percentile(99.9), SpikeCalibration(t)]),
+        aimed=True,
+    ),
+    Method(
+        "bayesian, from least-squares",
+        ("binary",),
+        ours(lambda t: [Bayesian(t, trials=40, delays=tuple(range(t // 2 + 1)))]),
         aimed=True,
     ),
     Method("auto", EVERY, ours(lambda t: [Auto(t, budget=UNLIMITED)]), aimed=True),

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import dense_page, deployed, latency, scaling, training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.first_spike import section as first_spike_section
+from benchmarks.methods import WITHOUT
 from benchmarks.plots import draw, worth
 from benchmarks.presets import PRESETS
 from benchmarks.rows import answer, by_line, mean
@@ -96,6 +97,10 @@ how much of the ANN's accuracy is missing there, spikes per neuron, and the ener
 (the ANN's: {ann:.3g} µJ):
 """
 
+DISTRIBUTION = """\
+What moves the distribution of the answers, each method after the one that it begins with: the mean KL
+divergence of the class probabilities from the ANN's, in nats, and the output error |SNN − ANN| / |ANN|:
+"""
 
 LATENCY = """## What a time step costs
 
@@ -213,6 +218,7 @@ def grid_section(records: dict[str, Record]) -> str:
             parts.append(times_table(rows, "accuracy"))
         parts += ["Agreement with the ANN, in percent:\n", times_table(rows, "agreement")]
         parts += [COST.format(ann=rows[0]["ann_microjoules"]), cost_table(rows)]
+        parts += [DISTRIBUTION, said] if (said := distribution_table(rows)) else []
         refused = [f"- {r['method']}, {r['spikes']}: {r['why']}\n" for r in record["refused"]]
         parts += ["Refused:\n", "".join(refused)] * bool(refused) + [origins(record["runs"])]
     return "\n".join(parts)
@@ -240,6 +246,26 @@ def cost_table(rows: Sequence[Record]) -> str:
         spent = mean([row["spikes_per_neuron"] for row in at]), mean([row["microjoules"] for row in at])
         lines.append([spikes, method, latency, f"{100 * missing:.2f}", f"{spent[0]:.2f}", f"{spent[1]:.3g}"])
     return markdown("spikes|method|latency|missing, %|spikes per neuron|energy, µJ", lines)
+
+
+def distribution_table(rows: Sequence[Record]) -> str:
+    """A line for each measured method of `WITHOUT` and T, after one for the method without; or nothing."""
+    found = by_line(rows)
+    lines: list[list[object]] = []
+    for (spikes, method), times in found.items():
+        for t, seeds in times.items() if method in WITHOUT else ():
+            before = found.get((spikes, WITHOUT[method]), {}).get(t, [])
+            lines += [_distribution_line(t, of) for of in (before, seeds) if of]
+    header = "method|T|accuracy, %|agreement, %|output error|KL, nats|spikes per neuron"
+    return markdown(header, lines) if lines else ""
+
+
+def _distribution_line(t: int, seeds: Sequence[Record]) -> list[object]:
+    error, kl, spikes = (
+        mean([row[key] for row in seeds]) for key in ("output_error", "divergence", "spikes_per_neuron")
+    )
+    reached = spread([answer(row) for row in seeds]), spread([row["agreement"] for row in seeds])
+    return [seeds[0]["method"], t, *reached, f"{error:.3f}", nats(kl), f"{spikes:.2f}"]
 
 
 def behind(row: Record) -> float:
