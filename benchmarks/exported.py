@@ -35,7 +35,7 @@ from converter.pipeline import Settings, convert
 from converter.rate import RateModel, State
 
 TIMESTEPS, RUNS = 32, 3
-FORMATS = ("float32", "int8")
+FORMATS = ("float32", "exact15", "int8")
 NETWORKS = (*PRESETS, "fastestdet")
 
 
