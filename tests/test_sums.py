@@ -82,7 +82,7 @@ def test_what_has_twelve_bits_already_is_handed_on_as_it_is() -> None:
 
 
 def test_an_exact_weight_is_as_fine_as_its_current_allows() -> None:
-    """Its current is up to 1024 · ⅓ = 341.3 ≤ 0.97 · 2^24 · 2^g: g is -15, of which 2^-6 is the spike's unit."""
+    """Its current is up to 1024 · ⅓ = 341.3 ≤ 0.97 · 2^24 · 2^g: g is -15, and 2^-6 the spike's."""
     third = 1 / 3
     graph = chained(Linear(torch.full((1, 1024), third)), sizes=(1024, 1))
     (op,) = [n.op for n in graph if isinstance(n.op, Linear) and n.op.weight.shape[0] == 1]
