@@ -35,7 +35,7 @@ from converter.stateful import Stateful
 from converter.units import INPUT_BITS, Synapse, unit
 from converter.weights import by_channel
 
-NONNEGATIVE = ("binary", "burst")
+NONNEGATIVE = ("binary", "burst", "first")
 """What the spikes of neurons are that never say less than 0."""
 
 

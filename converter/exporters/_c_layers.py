@@ -26,7 +26,7 @@ def written(layer: Layer, bound: Bound, given: Sequence[Bound], shapes: Sequence
         case "fire":
             fire(layer, bound)
         case "once":
-            once(layer)
+            once(layer, given[0])
         case "sum" | "max":
             pool(layer, bound, shapes[0])
         case "add":
