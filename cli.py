@@ -379,7 +379,7 @@ def inspect(**given: Any) -> int:
     default="float32",
     show_default=True,
     metavar="FORMAT",
-    help="int8, int4 (intN), log2:5 (sign, exponent), pow2:4 (ann2snn list weights).",
+    help="int8, int4 (intN), exact15, log2:5 (sign, exponent), pow2:4 (ann2snn list weights).",
 )
 @click.option(
     "--encoding", type=Thing("encoding", "converter.encodings"), default="current", show_default=True

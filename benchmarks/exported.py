@@ -6,7 +6,8 @@ The step model is run as it would be elsewhere, states out and in; the time is t
 batch (of the processor, so that what else runs counts little), the fastest run of three, beside that of the
 network in memory. Spikes are compared twice: at each step
 from the same states, and along a run of which onnxruntime keeps the states itself, so that a spike that
-rounding has moved counts with all that follows from it.
+rounding has moved counts with all that follows from it. The loop model's answers, after each step of a run of
+its own, are compared too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.dense import DENSE
 from benchmarks.presets import PRESETS
 from calibrators.percentile import Percentile
 from converter.data import Source
+from converter.exporters import onnx_loop
 from converter.exporters._check import Order
 from converter.exporters._onnx_run import Arrays, session, steps
 from converter.exports import export
@@ -35,7 +37,7 @@ from converter.pipeline import Settings, convert
 from converter.rate import RateModel, State
 
 TIMESTEPS, RUNS = 32, 3
-FORMATS = ("float32", "int8")
+FORMATS = ("float32", "exact15", "int8")
 NETWORKS = (*PRESETS, "fastestdet")
 
 
@@ -87,6 +89,8 @@ def row(name: str, weights: str, images: int, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}-{weights}.onnx"
     check = export(model, Order(TIMESTEPS), "onnx", path, (x,))
     assert check is not None
+    loop = path.with_suffix(".loop")
+    onnx_loop.write(model, Order(TIMESTEPS), loop)
     runner, frame = session(path), {model.graph.inputs[0].name: x.numpy()}
 
     def told() -> Any:
@@ -106,6 +110,7 @@ def row(name: str, weights: str, images: int, folder: Path) -> dict[str, Any]:
         "differing": check.differing,
         "drifted": drifted(model, x, told),
         "difference": check.difference,
+        "loop_difference": onnx_loop.check(loop, model, (x,), TIMESTEPS).difference,
         "onnxruntime_ms": 1000 * fastest(there) / TIMESTEPS,
         "engine_ms": 1000 * here / TIMESTEPS,
         "bytes": path.stat().st_size,
@@ -116,13 +121,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """A network and a format a line."""
     head = (
         "network|weights|images|values compared|differ, from the same states|differ, along a run"
-        "|ms a step in onnxruntime|ms a step here|file, kB"
+        "|loop: answers differ by|ms a step in onnxruntime|ms a step here|file, kB"
     )
 
     def line(r: dict[str, Any]) -> list[object]:
         figures = f"{r['onnxruntime_ms']:.2f}", f"{r['engine_ms']:.2f}", f"{r['bytes'] / 1000:,.0f}"
         counts = (f"{r[key]:,}" for key in ("spikes", "differing", "drifted"))
-        return [r["network"], r["weights"], r["images"], *counts, *figures]
+        apart = f"{r['loop_difference']:.1e}"
+        return [r["network"], r["weights"], r["images"], *counts, apart, *figures]
 
     return markdown(head, map(line, rows))
 

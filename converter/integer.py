@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from converter.errors import ModelError
-from converter.fixed_point import values_of
 from converter.graph import Op
-from converter.ops import AvgPool, Conv, ConvTranspose, Grid, Linear
+from converter.ops import AvgPool, Conv, ConvTranspose, Linear
 from converter.program import Instruction, Program
+from converter.units import values_of
 
 EXACT = ((torch.float32, 2**24), (torch.float64, 2**53))
 """Floating-point units and up to where they add whole numbers exactly."""
@@ -65,7 +65,7 @@ class IntegerModel:
 
     def _given(self, instruction: Instruction, x: Tensor, values: Values) -> Tensor:
         """A value that the image alone determines."""
-        if isinstance(instruction.op, Grid):
+        if instruction.kind == "input":
             return (x.double() * 2.0**-instruction.exponent + 0.5).floor().long()
         return computed(instruction, [values[i] for i in instruction.inputs])
 
@@ -101,6 +101,9 @@ def stepped(instruction: Instruction, values: Values, state: State) -> Tensor:
 def computed(instruction: Instruction, given: list[Tensor]) -> Tensor:
     """What an instruction without a state makes of whole numbers."""
     op, tensors = instruction.op, instruction.tensors
+    if instruction.kind == "round":
+        (by,) = instruction.shifts
+        return (given[0] + (1 << (by - 1))) >> by
     shifted = (
         [x << by for x, by in zip(given, instruction.shifts, strict=True)] if instruction.shifts else given
     )

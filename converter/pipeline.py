@@ -28,6 +28,7 @@ from converter.account import (
 from converter.data import Source, range_warning, split
 from converter.decision import decisions
 from converter.encodings import Encoding, encodings
+from converter.errors import UsageError
 from converter.files import sha256
 from converter.first_spike import FirstSpikeModel
 from converter.fixed_point import fixed_point
@@ -40,6 +41,7 @@ from converter.observe import Batches
 from converter.passes import apply, pipeline_for
 from converter.passes.spike import Spike
 from converter.report import DataFacts, Decision, Layer, ModelFacts, Report, Step, Task, Trial, best
+from converter.sums import exact_layers
 
 PACKAGES = ("ann2snn", "torch", "onnx", "numpy")
 DECIDED = 10_000
@@ -110,8 +112,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for time that cannot be shared so, and for weights that there are not."""
-        weights.parse(self.weights)
+        format = weights.parse(self.weights)
         schedules.check(self.schedule, self.delay, self.timesteps)
+        if format is not None and format.exact and self.schedule != "stream":
+            raise UsageError(
+                f"weights of the kind {format} are for sums of the spikes of a step, the schedule stream",
+                hint="--schedule stream, or --weights int8",
+            )
 
     def torch_device(self) -> torch.device:
         """The device `auto`, `cpu` or `cuda` stands for here."""
@@ -186,6 +193,9 @@ def convert(
     if format is not None and encodings[settings.encoding].constant:
         graph = fixed_point(quantise.check(graph), max(abs(low), abs(high)))
         said = "input, thresholds, first membranes and biases are whole numbers times powers of two"
+        if format.exact:
+            off = quantise.errors(graph, spiking)
+            said += "; {} of {} layers add up exactly in float32, in any order".format(*exact_layers(graph))
         steps.append(Step("fixed-point", {}, said))
     model = schedules.model_of(
         graph,

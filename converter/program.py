@@ -9,6 +9,7 @@ step.
             y_c = ((Σ ± (LUT[q mod n] << ⌊q / n⌋) · x) << shift_c) + bias_c     code ±(1 + e), q = start_c − e
     add     Σ (x_i << shift_i)
     shift   (x << shift) + bias
+    round   (x + 2^(shift − 1)) >> shift                  what one synapse hands to another, in fewer bits
     sum     the sum of each window of an average pool, whose division is in the exponent
     max     the largest; of spikes the change of the largest of their sums so far
     move    values in other places, shapes or orders, several of them shifted to one exponent first
@@ -27,8 +28,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import Refusal, Unsupported
-from converter.fixed_point import Synapse, payload_unit, unit, values_of, whole
-from converter.graph import Graph, Node, Op
+from converter.graph import Graph, Input, Node, Op
 from converter.kernels import kernel_thresholds
 from converter.neurons import Neuron
 from converter.neurons.burst import Burst
@@ -50,6 +50,7 @@ from converter.ops import (
 )
 from converter.plan import Plan
 from converter.quantise import held
+from converter.units import Synapse, payload_unit, unit, values_of, whole
 from converter.weights import as_weight, parse
 
 INITIAL = 8
@@ -71,7 +72,7 @@ class Instruction:
     op: Op
     shape: tuple[int, ...]
     shifts: tuple[int, ...] = ()
-    """To the left, one an input."""
+    """To the left, one an input; of `round` to the right."""
     settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -154,8 +155,10 @@ def lowered(node: Node, given: list[int], static: bool) -> Instruction:
         )
     shifts = tuple(g - at for g in given)
     match op:
-        case Grid():
+        case Grid() if isinstance(node.inputs[0].op, Input):
             return replace(plain, kind="input")
+        case Grid() if at > given[0]:
+            return replace(plain, kind="round", shifts=(at - given[0],))
         case Conv() | ConvTranspose() | Linear():
             return weigh(op, given[0], replace(plain, kind="weigh"))
         case Add():

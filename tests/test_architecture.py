@@ -42,6 +42,7 @@ SCHEDULES = {
     "converter.schedules",
 }
 FIRST_SPIKE = {"converter.first_spike", "converter.kernels"}
+QUANTISED = {"converter.quantise", "converter.weights"}
 MENDING = {"converter.temporal_bias", "converter.withdrawal"}
 # package or module -> what of ours it may import at module level, its own private modules aside
 ALLOWED = {
@@ -63,12 +64,15 @@ ALLOWED = {
     "converter.weights": LEAVES,
     "converter.importer": {"converter.constants", "converter.onnx_file", "converter.ops", *LEAVES},
     "converter.quantise": {"converter.ops", "converter.weights", *SPIKING, *LEAVES},
-    "converter.fixed_point": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
+    "converter.units": {"converter.ops", "converter.quantise", "converter.weights", *SPIKING, *LEAVES},
+    "converter.sizes": {"converter.units", "converter.ops", *QUANTISED, *SPIKING, *LEAVES},
+    "converter.sums": {"converter.sizes", "converter.units", "converter.ops", *QUANTISED, *SPIKING, *LEAVES},
+    "converter.fixed_point": {"converter.sums", "converter.units", "converter.ops", *SPIKING, *LEAVES},
     "converter.program": {
-        *("converter.fixed_point", "converter.ops", "converter.quantise", "converter.plan"),
+        *("converter.units", "converter.ops", "converter.quantise", "converter.plan"),
         *("converter.weights", "converter.kernels", *SPIKING, *LEAVES),
     },
-    "converter.integer": {"converter.fixed_point", "converter.ops", "converter.program", *LEAVES},
+    "converter.integer": {"converter.units", "converter.ops", "converter.program", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
     "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
@@ -110,7 +114,7 @@ ALLOWED = {
     # Exporters of whole numbers write the integer program, and hold what they wrote against its machine.
     "converter.exporters": {
         *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
-        *("converter.program", "converter.integer", "converter.fixed_point", "converter.weights"),
+        *("converter.program", "converter.integer", "converter.units", "converter.weights"),
         *("converter.exporters.read_compact", "converter.kernels"),
         # The page runs the step model, and has to say how an image becomes its input.
         *("converter.exporters.onnx", "converter.preprocessing"),

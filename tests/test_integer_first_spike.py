@@ -16,6 +16,7 @@ from converter import exports
 from converter.data import open_source
 from converter.errors import ConversionError
 from converter.exporters import _c_run, c, read_compact
+from converter.exporters._c_neurons import shared
 from converter.exporters._check import Order
 from converter.exporters.torch import tensors
 from converter.first_spike import FirstSpikeModel, spike_of
@@ -215,3 +216,33 @@ def test_what_is_no_table_is_refused_before_anything_is_written(
             exports.export(FirstSpikeModel(single(**options)), Order(window), form, tmp_path / "net", None)
         assert why in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scale", "rows", "lower", "wanted"),
+    [
+        # ceil(0.7 m): of 3 and 5, 3 and 4. Quarters: 3 · 3 = 9 in (8, 12], 3 · 5 = 15 in (12, 16].
+        ([3, 5], [[3], [4]], 2, ([3], 2)),
+        # 0.7 m to the nearest: 2.1 and 3.5, 2 and 4. Quarters: 3 · 3 / 4 = 2.25 and 5 · 3 / 4 = 3.75.
+        ([3, 5], [[2], [4]], 1, ([3], 2)),
+        ([1, 2], [[7, 5], [14, 10]], 2, ([7, 5], 0)),
+        ([1, 1], [[7], [8]], 2, None),
+    ],
+)
+def test_a_row_for_all_channels_by_hand(
+    scale: list[int], rows: list[list[int]], lower: int, wanted: tuple[list[int], int] | None
+) -> None:
+    found = shared(torch.tensor(scale), torch.tensor(rows), lower, 2**30)
+    assert (None if found is None else (found[0].tolist(), found[1])) == wanted
+    assert shared(torch.tensor(scale), torch.tensor(rows), lower, 3) is None
+
+
+def test_thresholds_of_a_layer_are_one_row_for_all_channels(digits: tuple[Graph, Tensor]) -> None:
+    """24 thresholds and 24 worths a layer, not a channel; one scale a channel."""
+    n = c.made(FirstSpikeModel(digits[0]), Order(24, name="net"))
+    kept = {table.name: table.values.numel() for table in n.tables}
+    for layer in n.neurons:
+        channels = layer.shape[1]
+        assert channels > 1
+        sizes = [kept[f"{layer.name}_{part}"] for part in ("threshold", "worth", "scale")]
+        assert sizes == [24, 24, channels]

@@ -114,7 +114,7 @@ def test_the_emitted_model_is_the_one_measured(converted: Path) -> None:
 def test_weights_that_there_are_not_are_a_usage_error(name: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*CONVERT, "--weights", name, "-o", str(tmp_path / "x.snn")])
     assert done.exit_code == 2
-    assert "bits" in done.output or "float32, int8, int4, log2:5 or pow2:5" in done.output
+    assert "bits" in done.output or "float32, exact15, int8, int4, log2:5 or pow2:5" in done.output
     assert not (tmp_path / "x.snn").exists()
 
 

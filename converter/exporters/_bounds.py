@@ -15,10 +15,10 @@ from torch import Tensor
 
 from converter.errors import Refusal
 from converter.exporters._whole import one
-from converter.fixed_point import values_of
 from converter.integer import along, computed
 from converter.ops import AvgPool, Linear
 from converter.program import Instruction, Program
+from converter.units import values_of
 
 WIDTHS = (8, 16, 32, 64)
 
@@ -81,6 +81,8 @@ def bound(instruction: Instruction, given: list[Tensor]) -> Bound:
             scale = tensors["shift"].double().exp2()
             total = total * along(scale * tensors["factor"] if "factor" in tensors else scale, total, axis)
             return Bound(total + along(tensors["bias"].abs(), total, axis) if "bias" in tensors else total)
+        case "round":
+            return Bound((given[0] * 0.5 ** instruction.shifts[0]).ceil())
         case "shift":
             return Bound(shifted[0] + tensors["bias"].abs())
         case "sum":

@@ -1,101 +1,19 @@
-"""Each instruction of an integer program as a C function: from the values it reads to those it gives.
-
-Synapses go from spike to spike: what is silent costs one comparison, and a spike is added to every output
-that it reaches, from weights that lie one after the other. Codes that are exponents are shifted and added.
-"""
+"""Each instruction of an integer program as a C function: from the values it reads to those it gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
 import torch
-from torch import Tensor
 
 from converter.exporters._bounds import Bound, width
-from converter.exporters._c_text import Code, Table, count, fitting, kind, literal, said, spread
-from converter.exporters._whole import gathered, one, scales, synapse, windows
-from converter.ops import Conv
-from converter.program import Instruction
-from converter.weights import parse
-
-SMALL = 4
-"""Codes of so many bits are stored two in a byte."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """An array that lives from step to step; it begins at `initial`, spread as `_c_text.spread` says."""
-
-    name: str
-    bits: int
-    size: int
-    initial: tuple[int, int, int, Tensor] | None = None
-
-
-@dataclass
-class Layer:
-    """A function: `code`, its constants, what it holds. `same` says that it gives what it reads, as it is."""
-
-    name: str
-    instruction: Instruction
-    bits: int
-    given: tuple[int, ...]
-    """The bits of what it reads."""
-    steps: int
-    index: int = 0
-    """Which layer of neurons it is."""
-    same: bool = False
-    code: Code = field(default_factory=Code)
-    tables: list[Table] = field(default_factory=list)
-    held: list[Held] = field(default_factory=list)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a single image."""
-        return one(self.instruction.shape)
-
-    @property
-    def size(self) -> int:
-        """How many values it gives."""
-        return prod(self.shape)
-
-    @property
-    def title(self) -> str:
-        """What it is, for a comment."""
-        i = self.instruction
-        shape = "x".join(map(str, self.shape[1:]))
-        extra = "".join(f", {i.settings[key]}" for key in ("format", "reset") if key in i.settings)
-        return said(f"{i.op.kind} {i.name}: {i.kind}, {shape}{extra}, in units of 2^{i.exponent}")
-
-    def table(self, part: str, values: Tensor, bits: int = 0) -> str:
-        """The name of a new table with these values."""
-        name = f"{self.name}_{part}"
-        self.tables.append(Table(name, values, bits or fitting(values)))
-        return name
-
-    def each(self, part: str, values: Tensor, at: str, bits: int = 32) -> str:
-        """The expression for values[at]: a number where they are all the same."""
-        numbers = set(values.flatten().tolist())
-        return literal(numbers.pop(), bits) if len(numbers) == 1 else f"{self.table(part, values)}[{at}]"
-
-    def keep(self, part: str, bits: int, size: int, initial: Tensor | None = None) -> str:
-        """The name of a new state of this layer."""
-        spreading = None
-        if initial is not None:
-            outer, n, inner, (values,) = spread(self.shape, initial)
-            spreading = (outer, n, inner, values)
-            if n > 1:
-                self.table(f"{part}_first", values)
-        self.held.append(Held(f"{self.name}_{part}", bits, size, spreading))
-        return f"{self.name}_{part}"
-
-    def head(self, *names: str) -> str:
-        """The function's first line."""
-        taken = [f"const {kind(bits)} *{name}" for bits, name in zip(self.given, names, strict=True)]
-        return f"static void {self.name}({', '.join([*taken, f'{kind(self.bits)} *y'])})"
+from converter.exporters._c_layer import Layer, shifted
+from converter.exporters._c_neurons import fire, once
+from converter.exporters._c_synapses import weigh
+from converter.exporters._c_text import count, kind, literal, spread
+from converter.exporters._whole import gathered, windows
 
 
 def written(layer: Layer, bound: Bound, given: Sequence[Bound], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -108,157 +26,17 @@ def written(layer: Layer, bound: Bound, given: Sequence[Bound], shapes: Sequence
         case "fire":
             fire(layer, bound)
         case "once":
-            once(layer)
+            once(layer, given[0])
         case "sum" | "max":
             pool(layer, bound, shapes[0])
         case "add":
             add(layer, shapes)
         case "shift":
             shift(layer)
+        case "round":
+            rounded(layer)
         case _:
             move(layer, shapes)
-
-
-def shifted(value: str, by: int, bits: int) -> str:
-    """`value` times 2^by in a type of `bits`, whatever its sign."""
-    cast = value if bits <= 32 else f"({kind(bits)}){value}"
-    return f"{cast} * {literal(1 << by, bits)}" if by else cast
-
-
-def weigh(layer: Layer, given: tuple[int, ...]) -> None:
-    """Every spike to every output that it reaches; then scale and bias of each channel."""
-    op, t, c = layer.instruction.op, layer.instruction.tensors, layer.code
-    number, format = kind(layer.bits), parse(layer.instruction.settings["format"])
-    assert format is not None
-    rows, groups, axes, codes = synapse(layer.instruction, given)
-    channels, outputs = groups * codes.shape[1], codes.shape[-1]
-    positions = prod(a[1] for a in axes)
-    small = format.bits <= SMALL
-    held = layer.table("codes", codes.contiguous(), 4 if small else 8 if format.bits <= 8 else 16)
-    exponents = bool(format.table)
-    where = "o" if groups == 1 else f"g * {outputs} + o"
-    with c.block(layer.head("x")):
-        c(f"{number} *row = y;", "", f"for (int32_t i = 0; i < {layer.size}; i++)", "    y[i] = 0;")
-        heads = [f"for (int32_t r = 0; r < {rows}; r++, row += {layer.size // rows})"] if rows > 1 else []
-        heads += [count("c", channels), *(count(f"i{d}", a[0]) for d, a in enumerate(axes))]
-        with c.loops(heads):
-            c(f"const {number} v = *x++;")
-            if groups > 1:
-                c(f"const int32_t g = c / {channels // groups};")
-            if exponents:
-                c(*(f"const {number} v{n} = v * {entry};" for n, entry in enumerate(format.table)))
-            c("", "if (v == 0)", "    continue;")
-            with c.loops([count(f"k{d}", a[2]) for d, a in enumerate(axes)]):
-                at: list[str] = []
-                place, first = "c", "0"
-                for d, (begin, end, size, stride, padding, dilation) in enumerate(axes):
-                    place, first = f"({place} * {size} + k{d})", f"({first} * {end} + o{d})"
-                    tap = f"k{d}" if dilation == 1 else f"k{d} * {dilation}"
-                    if isinstance(op, Conv):
-                        c(f"const int32_t t{d} = i{d} + {padding} - {tap};")
-                        c(f"const int32_t o{d} = t{d}{f' / {stride}' if stride > 1 else ''};")
-                        at += [f"t{d} < 0"] * (padding < (size - 1) * dilation)
-                        at += [f"o{d} >= {end}"] * (begin - 1 + padding >= end * stride)
-                        at += [f"t{d} % {stride} != 0"] * (stride > 1)
-                    else:
-                        c(f"const int32_t o{d} = i{d} * {stride} + {tap} - {padding};")
-                        at += [f"o{d} < 0"] * (padding > 0)
-                        at += [f"o{d} >= {end}"] * (
-                            (begin - 1) * stride + (size - 1) * dilation - padding >= end
-                        )
-                if at:
-                    c("", f"if ({' || '.join(at)})", "    continue;")
-                first = first.replace("(0 * " + str(axes[0][1]) + " + o0)", "o0") if axes else "0"
-                group = f"g * {outputs * positions}" if groups > 1 else ""
-                to = " + ".join(filter(None, ["row", group, first if first != "0" else ""]))
-                c(f"{number} *const to = {to};")
-                if small:
-                    c(f"const int32_t w = {place} * {outputs};")
-                else:
-                    c(f"const int8_t *const w = {held} + {place} * {outputs};")
-                to = "to[o]" if positions == 1 else f"to[o * {positions}]"
-                code = f"code4({held}, w + o)" if small else "w[o]"
-                if not exponents:
-                    c(f"for (int32_t o = 0; o < {outputs}; o++)", f"    {to} += {code} * v;")
-                else:
-                    start = layer.each("start", t["start"], where)
-                    with c.block(count("o", outputs)):
-                        c(f"const int32_t code = {code};")
-                        c(f"const int32_t q = {start} + 1 - (code < 0 ? -code : code);")
-                        n = len(format.table)
-                        value = "v0" if n == 1 else "(q & 1 ? v1 : v0)"
-                        power = f"(({number})1 << {'q' if n == 1 else '(q >> 1)'})"
-                        c("", "if (code > 0)", f"    {to} += {value} * {power};")
-                        c("else if (code < 0)", f"    {to} -= {value} * {power};")
-        _scaled(layer, rows, positions)
-
-
-def _scaled(layer: Layer, rows: int, positions: int) -> None:
-    """y ← y · factor · 2^shift + bias, channel by channel."""
-    t, c, scale = layer.instruction.tensors, layer.code, scales(layer.instruction)
-    if bool((scale == 1).all()) and "bias" not in t:
-        return
-    value = f"*y * {layer.each('scale', scale, 'o', layer.bits)}" if bool((scale != 1).any()) else "*y"
-    if "bias" in t:
-        value += f" + {layer.each('bias', t['bias'], 'o', layer.bits)}"
-    heads = [count("r", rows)] if rows > 1 else []
-    heads += [count("o", len(scale)), f"for (int32_t p = 0; p < {positions}; p++, y++)"]
-    with c.loops(heads):
-        c(f"*y = {value};")
-
-
-def fire(layer: Layer, bound: Bound) -> None:
-    """Charge, count, subtract; what its spikes are worth."""
-    t, settings, c = layer.instruction.tensors, layer.instruction.settings, layer.code
-    bits = width(bound.held(layer.steps), 32)
-    number, neuron = kind(bits), settings["neuron"]
-    levels = settings.get("levels", 1)
-    outer, n, inner, (threshold, worth) = spread(layer.shape, t["threshold"], t["worth"])
-    membrane = layer.keep("membrane", bits, layer.size, t["initial"])
-    counts = neuron in ("signed", "multi-level")
-    net = layer.keep("net", width(levels * layer.steps, 16), layer.size) if counts else ""
-    with c.block(layer.head("z")):
-        c("int32_t i = 0;", "")
-        with c.loops([count("r", outer)] * (outer > 1) + [count("c", n)] * (n > 1)):
-            at = layer.each("threshold", threshold, "c", bits)
-            carries = layer.each("worth", worth, "c")
-            c(f"const {number} threshold = {at};", "")
-            with c.block(f"for (int32_t p = 0; p < {inner}; p++, i++)"):
-                v = shifted("z[i]", layer.instruction.shifts[0], bits)
-                c(f"const {number} v = {membrane}[i] + {v};")
-                match neuron:
-                    case "integrate-fire":
-                        c("const int32_t k = v >= threshold;")
-                    case "signed":
-                        c(f"const int32_t k = (v >= threshold) - (v < 0 && {net}[i] > 0);")
-                    case _:
-                        c(f"{number} k = v / threshold;", "")
-                        c("if (v < 0 && v % threshold != 0)", "    k--;")
-                        c(f"if (k > {levels})", f"    k = {levels};")
-                        least = "0"
-                        if counts:
-                            c(f"const int32_t most = {net}[i] < {levels} ? {net}[i] : {levels};")
-                            least = "-most"
-                        c(f"if (k < {least})", f"    k = {least};")
-                hard = settings.get("reset") == "hard"
-                c(f"{membrane}[i] = {'k ? 0 : v' if hard else 'v - k * threshold'};")
-                if counts:
-                    c(f"{net}[i] = ({kind(layer.held[-1].bits)})({net}[i] + k);")
-                c(f"y[i] = ({kind(layer.bits)})(k * {carries});")
-                c(f"SPIKE({layer.index}, i, y[i]);")
-
-
-def once(layer: Layer) -> None:
-    """The first step of a window whose threshold the membrane reaches; what a spike is worth there."""
-    t, c, window = layer.instruction.tensors, layer.code, layer.instruction.settings["window"]
-    _, n, inner, rows = spread(layer.shape, *t["threshold"], *t["worth"])
-    threshold = layer.table("threshold", torch.stack(rows[:window], 1))
-    worth = layer.table("worth", torch.stack(rows[window:], 1))
-    channel = f"i / {inner} % {n} * {window}" if n > 1 else "0"
-    with c.block(layer.head("v")), c.block(count("i", layer.size)):
-        c(f"const int32_t c = {channel};", "int32_t k = 0;", "")
-        c(f"while (k < {window} && v[i] < {threshold}[c + k])", "    k++;")
-        c(f"y[i] = k < {window} ? {worth}[c + k] : 0;", f"SPIKE({layer.index}, i, y[i]);")
 
 
 def pool(layer: Layer, bound: Bound, given: tuple[int, ...]) -> None:
@@ -331,6 +109,17 @@ def shift(layer: Layer) -> None:
         c.loops([count("r", outer)] * (outer > 1) + [count("c", n)] * (n > 1) + [count("p", inner)]),
     ):
         c(f"*y++ = ({kind(layer.bits)})({value} + {layer.each('bias', bias, 'c', layer.bits)});")
+
+
+def rounded(layer: Layer) -> None:
+    """The nearest whole number of a coarser unit, from the middle upwards, also of what is negative."""
+    c, unit = layer.code, 1 << layer.instruction.shifts[0]
+    (bits,) = layer.given
+    half, less = literal(unit // 2, bits), literal(unit - 1, bits)
+    with c.block(layer.head("x")), c.block(count("i", layer.size)):
+        c(f"const {kind(max(bits, 32))} v = x[i] + {half};", "")
+        whole = f"v >= 0 ? v / {literal(unit, bits)} : -(({less} - v) / {literal(unit, bits)})"
+        c(f"y[i] = ({kind(layer.bits)})({whole});")
 
 
 def move(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -12,11 +12,12 @@ from math import prod
 
 from converter.errors import Refusal, Unsupported
 from converter.exporters._bounds import Bound, bounds, width
-from converter.exporters._c_layers import Held, Layer, written
+from converter.exporters._c_layer import Held, Layer
+from converter.exporters._c_layers import written
 from converter.exporters._c_text import Table, identifier, kind
 from converter.exporters._whole import SPIKES, one
-from converter.fixed_point import INPUT_BITS
 from converter.program import Program
+from converter.units import INPUT_BITS
 
 LIMITS = (2**15 - 1, 2 ** (INPUT_BITS + 2) - 1, 2 ** (INPUT_BITS + 1) - 1)
 """How large inputs may be: all of 16 bits where that costs no memory, else four times or twice the data's."""

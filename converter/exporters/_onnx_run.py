@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.exporters._check import SAME, Check, apart
-from converter.exporters._onnx_step import Step
-from converter.graph import BATCH, Graph, Node
-from converter.rate import RateModel, State
+from converter.exporters._check import Check, apart
+from converter.exporters._compare import compare_steps
+from converter.rate import RateModel
 from converter.schedules import Model
 
 Arrays = dict[str, Any]
@@ -48,52 +47,19 @@ def _initial(state: dict[str, Any], batch: int) -> Any:
 
 
 def check_step(path: Path, model: RateModel, x: tuple[Tensor, ...], timesteps: int) -> Check:
-    """Every spike of every layer, and every answer, each step from the states that `model` is in.
-
-    So one spike that rounding has moved is counted once, and not also all that follows from it: in this step
-    the layers behind it, and the answer, are not compared.
-    """
-    spikes = differing = 0
-    ahead = layers_ahead(model.graph, model.neurons)
-    worst, step, state = 0.0, Step.of(model), State()
-    runner, batch = session(path), len(x[0])
-    shapes = {h.name: [batch * (d // BATCH) if d >= BATCH else d for d in h.shape] for h in step.all}
-    heard: dict[str, Tensor] = {}
-    outputs = [output.name for output in runner.get_outputs()]
+    """Every spike of every layer, and every answer, each step from the states that `model` is in."""
+    runner = session(path)
     names = [node.name for node in model.graph.inputs]
-    with torch.inference_mode():
-        for frame, currents, _ in zip(model.encoded(x), model.each_step(x), range(timesteps), strict=False):
-            feed = dict(zip(names, frame, strict=True)) | step.values(state, shapes)
-            told = runner.run(None, {name: value.numpy() for name, value in feed.items()})
-            made = {name: torch.from_numpy(np.asarray(v)) for name, v in zip(outputs, told, strict=True)}
-            readout, state = model.advance(currents, state, _keep(heard))
-            moved: set[Node] = set()
-            for node in model.neurons:
-                if moved & ahead[node]:
-                    continue
-                spikes += heard[node.name].numel()
-                if differ := int((made[node.name] != heard[node.name]).sum()):
-                    differing += differ
-                    moved.add(node)
-            if not moved:
-                worst = max(worst, *(apart(mine, made[n]) for n, mine in zip(outputs, readout, strict=False)))
-    return Check("onnxruntime", batch, timesteps, worst, spikes, differing, SAME)
+    outputs = [output.name for output in runner.get_outputs()]
+    answers = len(model.graph.outputs)
 
+    def told(frame: tuple[Tensor, ...], states: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        feed = dict(zip(names, frame, strict=True)) | states
+        values = runner.run(None, {name: value.numpy() for name, value in feed.items()})
+        made = {name: torch.from_numpy(np.asarray(v)) for name, v in zip(outputs, values, strict=True)}
+        return [made[n] for n in outputs[:answers]], [made[node.name] for node in model.neurons]
 
-def layers_ahead(graph: Graph, layers: Sequence[Node]) -> dict[Node, frozenset[Node]]:
-    """For each of `layers` those of them that it hears of within a step."""
-    found: dict[Node, frozenset[Node]] = {}
-    for node in graph.order:
-        mine = (found[source] | {source} & {*layers} for source in node.inputs)
-        found[node] = frozenset().union(*mine)
-    return {layer: found[layer] for layer in layers}
-
-
-def _keep(heard: dict[str, Tensor]) -> Callable[[Node, Tensor], None]:
-    def listen(node: Node, value: Tensor) -> None:
-        heard[node.name] = value
-
-    return listen
+    return compare_steps("onnxruntime", told, model, x, timesteps)
 
 
 def check_loop(path: Path, model: Model, x: tuple[Tensor, ...], timesteps: int) -> Check:

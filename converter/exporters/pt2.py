@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 from converter.cumulative import telescope, telescope_mean
 from converter.errors import UsageError
-from converter.exporters._check import SAME, Check, Order, apart
+from converter.exporters._check import Check, Order, apart
+from converter.exporters._compare import compare_steps
 from converter.exporters._onnx_notes import notes, states
 from converter.exporters._onnx_step import Step
 from converter.first_spike import FirstSpikeModel
 from converter.graph import BATCH, Input, Node, Shape
 from converter.neurons import Neuron
 from converter.pipelined import PipelinedModel
-from converter.rate import RateModel, State
+from converter.rate import RateModel
 from converter.schedules import Model
 from converter.stateful import Stateful
 from converter.temporal_bias import TemporalBias
@@ -179,19 +180,14 @@ def check(path: Path, model: Model, x: Tensors, timesteps: int) -> Check:
 
 
 def compare(program: Callable[..., Any], model: RateModel, x: Tensors, timesteps: int) -> Check:
-    """What `program` says, beside what `model` says."""
-    step, state, worst, spikes, differing = Step.of(model), State(), 0.0, 0, 0
-    shapes = {h.name: _sizes(h.shape, len(x[0])) for h in step.all}
-    heard: dict[str, Tensor] = {}
-    for frame, currents, _ in zip(model.encoded(x), model.each_step(x), range(timesteps), strict=False):
-        held = step.values(state, shapes)
-        answers, fired, _ = program(frame, tuple(held[h.name] for h in step.all))
-        readout, state = model.advance(currents, state, lambda n, v: heard.__setitem__(n.name, v))
-        for node, other in zip(model.neurons, fired, strict=True):
-            spikes += other.numel()
-            differing += int((other != heard[node.name]).sum())
-        worst = max(worst, *(apart(a, b) for a, b in zip(readout, answers, strict=True)))
-    return Check("torch", len(x[0]), timesteps, worst, spikes, differing, SAME)
+    """What `program` says, beside what `model` says, each step from the states that `model` is in."""
+    names = [held.name for held in Step.of(model).all]
+
+    def told(frame: Tensors, states: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
+        answers, spikes, _ = program(frame, tuple(states[name] for name in names))
+        return answers, spikes
+
+    return compare_steps("torch", told, model, x, timesteps)
 
 
 def compare_windows(program: Callable[..., Any], model: PipelinedModel, x: Tensors, timesteps: int) -> Check:

@@ -152,14 +152,15 @@ def compute(layer: Layer, arrays: Arrays, state: State, given: list[Array]) -> A
     elif kind in ("sum", "max"):
         if kind == "max" and not layer["static"]:
             total, before = state.get(layer["name"], (0, 0))
-            total = total + given[0]
-            largest = pool(layer, total)
-            state[layer["name"]] = total, largest
+            largest = pool(layer, total + given[0])
+            state[layer["name"]] = total + given[0], largest
             y = largest - before
         else:
             y = pool(layer, given[0])
     elif kind == "add":
         y = sum(x << by for x, by in zip(given, layer["shifts"], strict=True))
+    elif kind == "round":
+        y = (given[0] + (1 << (layer["shifts"][0] - 1))) >> layer["shifts"][0]
     elif kind == "shift":
         y = (given[0] << layer["shifts"][0]) + arrays[layer["bias"]].astype(np.int64)
     else:

@@ -4,6 +4,7 @@ A format turns the weights of an output channel into codes of a few bits and one
 numbers times a power of two, so floating point holds them exactly, and adding them up is exact too:
 
     int8, int4   value = code · scale           |code| < 2^(bits−1),  scale = (16 … 31) · 2^s
+    exact15      value = code · scale           |code| < 2^14 and as sums in float32 ask for,  scale = 2^s
     log2:5       value = ± √2^(top − e)         a sign and one of 2^(bits−1) − 1 exponents e, or zero
     pow2:5       value = ± 2^(top − e)          the same in whole powers of two: a synapse is one shift
 
@@ -40,6 +41,8 @@ class Format:
     most: ClassVar[int] = 8
     prefix: ClassVar[str] = ""
     """What it is called before its bits."""
+    exact: ClassVar[bool] = False
+    """Whether codes are made as short as sums in float32 ask for (`converter.sums`)."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a code of too few bits to say anything, or more than are of use."""
@@ -91,7 +94,8 @@ def parse(name: str) -> Format | None:
     kind = next((kind for _, kind in formats if found and kind.prefix == found[1]), None)
     if found is None or kind is None:
         raise UsageError(
-            f"there are no weights of the kind {name!r}", hint="float32, int8, int4, log2:5 or pow2:5"
+            f"there are no weights of the kind {name!r}",
+            hint="float32, exact15, int8, int4, log2:5 or pow2:5",
         )
     return kind(int(found[2]))
 

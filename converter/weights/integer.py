@@ -14,29 +14,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from converter.weights import SPREAD, Format, formats
+from converter.weights import SPREAD, formats
+from converter.weights._numbers import MANTISSAS, Numbers
 
-MANTISSAS = 16
 TRIED = 40
 
 
 @formats.register
 @dataclass(frozen=True)
-class Integer(Format):
+class Integer(Numbers):
     """Whole numbers of `bits` bits."""
 
     prefix: ClassVar[str] = "int"
-    most: ClassVar[int] = 15
-
-    @property
-    def largest(self) -> int:
-        """The largest code."""
-        return int(2 ** (self.bits - 1)) - 1
-
-    @property
-    def held(self) -> torch.dtype:
-        """What a code is held in."""
-        return torch.int8 if self.bits <= 8 else torch.int16
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         exact = rows.double()
@@ -46,7 +35,7 @@ class Integer(Format):
         # The scale above is taken where it leaves no error: what was quantised finds its own again.
         for lower in range(-1, TRIED):
             scale = scale_at(top - lower)[:, None]
-            error = (self._codes(exact, scale) * scale - exact).square().sum(1)
+            error = (self.nearest(exact, scale) * scale - exact).square().sum(1)
             error = torch.where(error > 0, torch.inf, error) if lower < 0 else error
             best = torch.where(error < lowest, top - lower, best)
             lowest = torch.minimum(error, lowest)
@@ -54,17 +43,7 @@ class Integer(Format):
         if bool(silent.any()) and not bool(silent.all()):
             best = torch.where(silent, best[~silent].max(), best)
         scale = scale_at(torch.maximum(best, best.max() - SPREAD * MANTISSAS))
-        return self._codes(exact, scale[:, None]).to(self.held), scale.float()
-
-    def _codes(self, rows: Tensor, scale: Tensor) -> Tensor:
-        return (rows / scale).round().clamp(-self.largest, self.largest)
-
-    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
-        return codes.float() * scale[:, None]
-
-    def whole(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        mantissa, exponent = torch.frexp(scale.double())
-        return codes.long() * (mantissa * 2 * MANTISSAS).long()[:, None], exponent.long() - 5
+        return self.nearest(exact, scale[:, None]).to(self.held), scale.float()
 
 
 def place(least: Tensor) -> Tensor:
