@@ -27,6 +27,7 @@ from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
 from converter.passes import apply
 from converter.passes.spike import Spike
+from converter.plan import Plan
 from converter.rate import RateModel, State
 from tests.models import parse, weight
 
@@ -199,7 +200,7 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
     fixed = network(IntegrateFire(), 2, inputs="float[2,3,8,8] x", outputs="float[2,5] y")
     model = RateModel(fixed)
     assert not model.program.chunks
-    assert tiling_for(fixed, 2) == Tiling(2, 1)
+    assert tiling_for(fixed, Plan.of(fixed), 2) == Tiling(2, 1)
     free = RateModel(network(IntegrateFire(), 2))
     assert torch.equal(model(weight(2, 3, 8, 8, seed=20), 5), free(weight(2, 3, 8, 8, seed=20), 5))
 
@@ -207,11 +208,12 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
 def test_a_tile_fits_the_caches() -> None:
     """The largest value, 4 x 8 x 8 in float32, is 1 KiB: 32 samples or steps are what is worth while."""
     graph = network(IntegrateFire())
-    assert tiling_for(graph, 100) == Tiling(8, 4)
-    assert tiling_for(graph, 5) == Tiling(5, 6)
-    assert tiling_for(graph, 1) == Tiling(1, 32)
-    assert tiling_for(graph, 1, chunks=False) == Tiling(1, 1)
-    assert tiling_for(graph, 100, chunks=False) == Tiling(32, 1)
+    plan = Plan.of(graph)
+    assert tiling_for(graph, plan, 100) == Tiling(8, 4)
+    assert tiling_for(graph, plan, 5) == Tiling(5, 6)
+    assert tiling_for(graph, plan, 1) == Tiling(1, 32)
+    assert tiling_for(graph, plan, 1, chunks=False) == Tiling(1, 1)
+    assert tiling_for(graph, plan, 100, chunks=False) == Tiling(32, 1)
     assert [s.stop - s.start for s in Tiling(32, 1).tiles(100)] == [25, 25, 25, 25]
     assert Tiling(10, 3).schedule == "layer-major over chunks of 3 steps"
 

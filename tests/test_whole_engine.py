@@ -211,7 +211,16 @@ def test_where_oneDNN_is_inexact_floats_take_over(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(onednn, "whole", lambda: False)
     model = RateModel(network(Signed()))
     assert model.codes is None
-    assert "whole" not in model.execution(4)
+    assert model.execution(4).endswith(
+        "; in floating point, though weights are codes of bytes: oneDNN adds up no bytes exactly here"
+    )
+
+
+def test_nothing_is_said_of_whole_numbers_where_there_are_none_or_none_were_asked_for() -> None:
+    graph = network(Signed())
+    assert "bytes: its numbers are no float32 on a CPU" in RateModel(graph).double().execution(4)
+    assert "floating point" not in RateModel(graph, engine="float").execution(4)
+    assert "floating point" not in RateModel(graph, plain=True).execution(4)
 
 
 def test_the_report_says_what_runs_so() -> None:

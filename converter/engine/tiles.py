@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from converter.graph import Graph, size_of
+from converter.plan import Plan
 
 AT_ONCE = 8 << 20
 """Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
@@ -58,9 +59,12 @@ def stepwise(largest: int, batch: int) -> Tiling:
     return Tiling(samples, fitting // samples)
 
 
-def tiling_for(graph: Graph, batch: int, *, chunks: bool = True) -> Tiling:
-    """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch."""
-    largest = max(4 * size_of(node.shape) for node in graph)
+def tiling_for(graph: Graph, plan: Plan, batch: int, *, chunks: bool = True) -> Tiling:
+    """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch.
+
+    What the image alone determines does not count: it is there once, whatever the number of steps.
+    """
+    largest = max(4 * size_of(node.shape) for node in plan.step or graph.order)
     fitting = max(1, min(MOST, AT_ONCE // largest))
     if graph.batch is not None:
         return Tiling(graph.batch, 1)
