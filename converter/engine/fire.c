@@ -7,12 +7,14 @@
    All steps of a block are run before the next block: its membranes stay in the nearest cache. */
 #include <stdint.h>
 
-enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3 };
+#include "bytes.h"
+
+enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3, BYTES = 4 };
 enum { SOFT = 0, HARD = 1, SIGNED = 2, LEVELS = 3 };
-enum { MOST = 4096, TERMS = 8, LANES = 16 };
+enum { ROOM = 8192, MOST = 4096, TERMS = 8, LANES = 16 };
 
 typedef struct {
-    const void *data;   /* of the first step */
+    const void *data;   /* of the first step; of kind BYTES what its sums are of */
     const void *factor; /* [block] */
     int64_t stride;     /* values from a step to the next; 0 where all steps see the same */
     int32_t kind, zero;
@@ -45,9 +47,9 @@ typedef float float_some __attribute__((vector_size(LANES * 4), aligned(4), may_
 typedef int32_t int32_t_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
 
-#define ADD(TYPE, V, EXPRESSION)                                                                            \
+#define ADD(TYPE, V, VALUES, EXPRESSION)                                                                    \
     {                                                                                                       \
-        const TYPE *restrict x = (const TYPE *)m->data + at;                                                \
+        const TYPE *restrict x = (const TYPE *)(VALUES);                                                    \
         if (t == 0)                                                                                         \
             for (int i = 0; i < n; i++) z[i] = bias[i] + factor[i] * (V)(EXPRESSION);                       \
         else                                                                                                \
@@ -81,11 +83,15 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
             const V *restrict factor = (const V *)m->factor;                                                \
             const int32_t zero = m->zero;                                                                   \
             const int64_t at = step * m->stride + first / m->channels * m->row;                             \
-            if (m->row != m->channels) ADD_PLANE(V)                                                         \
-            else if (m->kind == FLOAT32) ADD(float, V, x[i])                                                \
-            else if (m->kind == CODES) ADD(uint8_t, V, (int32_t)x[i] - zero)                                \
-            else if (m->kind == INT32) ADD(int32_t, V, x[i])                                                \
-            else ADD(double, V, x[i])                                                                       \
+            if (m->kind == BYTES) {                                                                         \
+                int32_t sums[ROOM];                                                                         \
+                sum_bytes((const Bytes *)m->data, step, first / m->channels, n / m->channels, sums);        \
+                ADD(int32_t, V, sums, x[i])                                                                 \
+            } else if (m->row != m->channels) ADD_PLANE(V)                                                  \
+            else if (m->kind == FLOAT32) ADD(float, V, (const float *)m->data + at, x[i])                   \
+            else if (m->kind == CODES) ADD(uint8_t, V, (const uint8_t *)m->data + at, (int32_t)x[i] - zero) \
+            else if (m->kind == INT32) ADD(int32_t, V, (const int32_t *)m->data + at, x[i])                 \
+            else ADD(double, V, (const double *)m->data + at, x[i])                                         \
         }                                                                                                   \
     }                                                                                                       \
                                                                                                             \
@@ -143,7 +149,7 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
     }                                                                                                       \
                                                                                                             \
     static void block_##V(const Layer *a, int64_t first) {                                                  \
-        V z[MOST];                                                                                          \
+        V z[ROOM];                                                                                          \
         const int n = least(a->count - first, a->block);                                                    \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
             charge_##V(z, a, first, step, n);                                                               \
@@ -180,7 +186,7 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
     }                                                                                                       \
                                                                                                             \
     static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
-        V z[MOST];                                                                                          \
+        V z[ROOM];                                                                                          \
         const int64_t in = p->height * p->width * p->channels, out = p->rows * p->columns * p->channels;    \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
             for (int64_t first = sample * in; first < (sample + 1) * in; first += a->block) {               \

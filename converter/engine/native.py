@@ -27,15 +27,20 @@ MOST = 4096
 """Channels that a layer may have."""
 NEAR = 512
 """About so many membranes are taken at once."""
+ROOM = 8192
+"""At most so many are."""
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
+PARTS = (SOURCE, SOURCE.with_name("bytes.h"))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
 )
 KINDS = {torch.float32: 0, torch.uint8: 1, torch.int32: 2, torch.float64: 3}
 """How a term's values come: FLOAT32, CODES, INT32, FLOAT64."""
+BYTES = 4
+"""Or as spikes in bytes, to be weighed and summed up (`bytes`)."""
 SOFT, HARD, SIGNED, LEVELS, BURST = range(5)
 """What a neuron does, as `fire.c` calls it."""
 
@@ -88,11 +93,17 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def sums_bytes() -> bool:
+    """Whether the compiled kernels weigh and sum up spikes too: where the processor has VNNI."""
+    found = library()
+    return found is not None and bool(found.sums_bytes())
+
+
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
     """The library, made if it is not there: by way of objects, so that no runtime is linked in."""
-    source = SOURCE.read_bytes()
+    sources = [part.read_bytes() for part in PARTS]
     made_of = (*flags, compiler, platform.machine(), processor(), platform.platform())
-    name = sha256(b"\0".join([source, *(part.encode() for part in made_of)])).hexdigest()[:24]
+    name = sha256(b"\0".join([*sources, *(part.encode() for part in made_of)])).hexdigest()[:24]
     try:
         place = cache_directory()
         place.mkdir(parents=True, exist_ok=True)

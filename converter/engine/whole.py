@@ -5,6 +5,7 @@ Membranes lie as [batch, height, width, channels] whatever the layout of values,
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.engine import native, onednn
+from converter.engine.bytes import ACROSS, Within, fits
 from converter.engine.codes import NARROW, PLANE, WIDE, Charge, Code, Given, Spikes, Term, Weighed
 from converter.engine.frame import Frame
 from converter.engine.functions import Function
@@ -26,8 +28,10 @@ REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
 class Ready:
     """What machine code takes of a layer, laid out for numbers of one type."""
 
-    def __init__(self, c: Charge, lines: list[tuple[Term, Tensor]], number: torch.dtype) -> None:
-        times = max(1, round(native.NEAR / len(c.worth)))
+    def __init__(
+        self, c: Charge, lines: list[tuple[Term, Tensor]], number: torch.dtype, columns: int
+    ) -> None:
+        times = places_at_once(len(c.worth), columns)
         self.numbers = [t.repeat(times).to(number) for t in (c.bias, c.threshold)]
         self.numbers += [c.worth.repeat(times).to(torch.int32)]
         self.factors = [factor.repeat(times).to(number) for _, factor in lines]
@@ -73,12 +77,16 @@ class Fire:
     sums: dict[Weighed, Sum] = field(init=False)
     lines: list[tuple[int, int, Tensor]] = field(init=False)
     """Of each number that is added: which term it is of, the plane of it, and its factor."""
+    within: dict[Term, Within] = field(init=False)
+    """Synapses whose sums are taken in the pass over the neurons."""
     ready: dict[torch.dtype, Ready] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Lay out what does not change."""
         c, one = self.charge, torch.ones_like(self.charge.worth)
-        self.sums, self.lines = {t: Sum(t) for t in c.terms if isinstance(t, Weighed)}, []
+        weighed = [t for t in c.terms if isinstance(t, Weighed)]
+        self.within = {t: Within(t) for t in weighed if fits(t)}
+        self.sums, self.lines = {t: Sum(t) for t in weighed if t not in self.within}, []
         for i, term in enumerate(c.terms):
             if isinstance(term, Weighed):
                 count = len(term.planes)
@@ -97,15 +105,19 @@ class Fire:
         run(frame.steps, terms, state, frame.code(self.charge.node))
 
     def _data(self, term: Term, frame: Frame) -> Tensor:
-        """What a term says in this chunk, the channels innermost."""
+        """What a term says in this chunk, the channels innermost; of one within, the spikes that it weighs."""
+        c = self.charge
         match term:
+            case Weighed() if within := self.within.get(term):
+                rows, columns = ((c.pool.inputs[0] if c.pool else c.node).shape[2:] or (1, 1))[:2]
+                return within(frame.codes[term.source], frame.steps, rows, columns)
             case Weighed():
                 return self.sums[term](frame.codes[term.source])
             case Spikes():
                 return innermost(frame.codes[term.source])
             case Given():
-                return frame.whole(term.source, self.charge.exponent)
-        return innermost(frame.read(term.source) * 2.0**-self.charge.exponent)
+                return frame.whole(term.source, c.exponent)
+        return innermost(frame.read(term.source) * 2.0**-c.exponent)
 
     def _begin(self, frame: Frame, terms: list[Tensor]) -> tuple[Tensor, ...]:
         """Membranes before the first step, as wide as a run may need them; the net count beside."""
@@ -133,18 +145,27 @@ class Fire:
     def _native(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
         c, number = self.charge, state[0].dtype
         if (ready := self.ready.get(number)) is None:
-            self.ready[number] = ready = Ready(
-                c, [(c.terms[i], factor) for i, _, factor in self.lines], number
+            bent = any(not w.flat for w in self.within.values())
+            columns = (
+                (c.pool.inputs[0] if c.pool else c.node).shape[-1] if bent else ACROSS * bool(self.within)
             )
+            lines = [(c.terms[i], factor) for i, _, factor in self.lines]
+            self.ready[number] = ready = Ready(c, lines, number, columns)
         layer, channels = ready.layer, len(c.worth)
         count = (state[0] if c.pool is None else state[-2]).numel()
         if (layer.count, layer.steps) != (count, steps):
             layer.count, layer.steps = count, steps
             for place, (i, _, _) in zip(ready.places, self.lines, strict=True):
                 data = terms[i]
-                place.row, place.channels = data.shape[-1], channels
+                place.row = place.channels = channels
+                if c.terms[i] in self.within:
+                    continue
+                place.row = data.shape[-1]
                 place.stride = 0 if isinstance(c.terms[i], Given) else data.numel() // steps
         for place, (i, plane, _) in zip(ready.places, self.lines, strict=True):
+            if (within := self.within.get(c.terms[i])) is not None:
+                place.kind, place.data = native.BYTES, ctypes.addressof(within.planes[plane])
+                continue
             place.kind = native.KINDS[terms[i].dtype]
             place.data = terms[i].data_ptr() + plane * channels * terms[i].element_size()
         layer.membrane, layer.codes = state[0].data_ptr(), out.data_ptr()
@@ -223,6 +244,15 @@ class Decode:
         said = frame.codes[self.node].to(torch.float32)
         said = said.sub_(self.code.zero) if self.code.zero else said
         frame.values[self.node] = said.mul_(self.code.gain * 2.0**self.code.exponent)
+
+
+def places_at_once(channels: int, columns: int) -> int:
+    """So many places as a pass takes at once: whole rows of `columns` where there is room, or about as many."""
+    about = max(1, round(native.NEAR / channels))
+    if not columns:
+        return about
+    rows = max(1, about // columns)
+    return min(rows * columns, max(1, native.ROOM // channels))
 
 
 def pool_of(node: Node) -> native.Pool:
