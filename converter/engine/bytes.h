@@ -7,24 +7,31 @@
 
 typedef struct {
     const uint8_t *data;   /* of the first step: [images, height, width, channels] */
-    const int8_t *weights; /* [vectors of 16 outputs, quads, 16, 4] */
-    const int32_t *start;  /* [vectors of 16 outputs, 16] */
+    const int8_t *weights; /* [planes, vectors of 16 outputs, quads, 16, 4], the highest bits first */
+    const int32_t *start;  /* [planes, vectors of 16 outputs, 16] */
     const int32_t *places; /* [quads]: bytes from the first to each four */
     int64_t step, image;   /* bytes from a step, an image, to the next */
     int64_t line, pixel;   /* bytes from where a row, a column of outputs begins to the next */
-    int32_t outputs, rows, columns, quads;
+    int32_t outputs, rows, columns, quads, planes;
 } Bytes;
 
 #ifdef __AVX512VNNI__
 #include <immintrin.h>
 
-enum { VECTOR = 16 };
+enum { VECTOR = 16, PLANE = 7 };
 
 /* In place: of the intrinsic a compiler may make copies. */
 #define ADD_FOUR(SUM, BYTES, WEIGHTS) __asm__("vpdpbusd %2, %1, %0" : "+v"(SUM) : "v"(BYTES), "v"(WEIGHTS))
 
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
-#define BEGIN(p) __m512i one##p = first, two##p = second;
+#define BEFORE(at, which) _mm512_slli_epi32(_mm512_maskz_loadu_epi32(which, at), PLANE)
+#define BEGIN(p)                                                                                            \
+    __m512i one##p = first, two##p = second;                                                                \
+    if (plane && p < P) {                                                                                   \
+        const int32_t *before = out + (int64_t)p * b->outputs;                                              \
+        one##p = _mm512_add_epi32(one##p, BEFORE(before, V > 1 ? -1 : there));                              \
+        if (V > 1) two##p = _mm512_add_epi32(two##p, BEFORE(before + VECTOR, there));                       \
+    }
 #define ADD(p)                                                                                              \
     if (p < P) {                                                                                            \
         const __m512i four = _mm512_set1_epi32(*(const int32_t *)(at + p * pixel));                         \
@@ -38,7 +45,7 @@ enum { VECTOR = 16 };
     }
 
 /* P places times V vectors of outputs, all of which stay in registers; `there` are those of the last vector. */
-static inline __attribute__((always_inline)) void tile(const Bytes *b, const uint8_t *x, const int8_t *w,
+static inline __attribute__((always_inline)) void tile(const Bytes *b, const uint8_t *x, const int8_t *w, int plane,
                                                        const int32_t *start, __mmask16 there, int32_t *out,
                                                        const int P, const int V) {
     const int64_t each = (int64_t)b->quads * 64, pixel = b->pixel;
@@ -55,22 +62,23 @@ static inline __attribute__((always_inline)) void tile(const Bytes *b, const uin
 }
 
 #define TILES(V)                                                                                            \
-    static void tiles_##V(const Bytes *b, const uint8_t *x, int vector, int32_t *out, int count) {          \
-        const int8_t *w = b->weights + (int64_t)vector * b->quads * 64;                                     \
-        const int32_t *start = b->start + vector * VECTOR;                                                  \
+    static void tiles_##V(const Bytes *b, const uint8_t *x, int plane, int vector, int32_t *out, int count) {\
+        const int all = (b->outputs + VECTOR - 1) / VECTOR * plane + vector;                                 \
+        const int8_t *w = b->weights + (int64_t)all * b->quads * 64;                                        \
+        const int32_t *start = b->start + all * VECTOR;                                                  \
         const int left = b->outputs - (vector + V - 1) * VECTOR;                                            \
         const __mmask16 there = left >= VECTOR ? 0xffff : (__mmask16)((1 << left) - 1);                     \
         out += vector * VECTOR;                                                                             \
         for (; count >= 8; count -= 8, x += 8 * b->pixel, out += (int64_t)8 * b->outputs)                   \
-            tile(b, x, w, start, there, out, 8, V);                                                         \
+            tile(b, x, w, plane, start, there, out, 8, V);                                                         \
         switch (count) {                                                                                    \
-        case 1: tile(b, x, w, start, there, out, 1, V); break;                                              \
-        case 2: tile(b, x, w, start, there, out, 2, V); break;                                              \
-        case 3: tile(b, x, w, start, there, out, 3, V); break;                                              \
-        case 4: tile(b, x, w, start, there, out, 4, V); break;                                              \
-        case 5: tile(b, x, w, start, there, out, 5, V); break;                                              \
-        case 6: tile(b, x, w, start, there, out, 6, V); break;                                              \
-        case 7: tile(b, x, w, start, there, out, 7, V); break;                                              \
+        case 1: tile(b, x, w, plane, start, there, out, 1, V); break;                                              \
+        case 2: tile(b, x, w, plane, start, there, out, 2, V); break;                                              \
+        case 3: tile(b, x, w, plane, start, there, out, 3, V); break;                                              \
+        case 4: tile(b, x, w, plane, start, there, out, 4, V); break;                                              \
+        case 5: tile(b, x, w, plane, start, there, out, 5, V); break;                                              \
+        case 6: tile(b, x, w, plane, start, there, out, 6, V); break;                                              \
+        case 7: tile(b, x, w, plane, start, there, out, 7, V); break;                                              \
         }                                                                                                   \
     }
 TILES(1)
@@ -85,11 +93,9 @@ static void sum_bytes(const Bytes *b, int64_t step, int64_t first, int count, in
         const int64_t row = place / b->columns, column = place % b->columns;
         const int n = count < b->columns - column ? count : (int)(b->columns - column);
         const uint8_t *x = b->data + step * b->step + image * b->image + row * b->line + column * b->pixel;
-        for (int v = 0; v < vectors;) {
-            const int two = vectors - v >= 2;
-            (two ? tiles_2 : tiles_1)(b, x, v, out, n);
-            v += 1 + two;
-        }
+        for (int v = 0; v < vectors; v += 2)
+            for (int plane = 0; plane < b->planes; plane++)
+                (vectors - v >= 2 ? tiles_2 : tiles_1)(b, x, plane, v, out, n);
         out += (int64_t)n * b->outputs;
         first += n;
         count -= n;

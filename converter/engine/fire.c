@@ -23,7 +23,7 @@ typedef struct {
 
 typedef struct {
     int64_t count; /* values in a step, of what the terms add up to */
-    int64_t steps, block;
+    int64_t steps, block, row; /* so many at once, which lie in one row of so many */
     int32_t terms, kind, levels, zero;
     Term term[TERMS];
     const void *bias, *threshold; /* [block] */
@@ -33,19 +33,12 @@ typedef struct {
     uint8_t *codes;               /* [steps, values in a step] */
 } Layer;
 
-/* A max-pool before the neurons: their current is the change of the largest of the sums so far. */
-typedef struct {
-    int64_t samples, channels;
-    int32_t height, width, rows, columns; /* of what comes in, of what goes out */
-    int32_t kernel[2], stride[2], padding[2], dilation[2];
-    void *sums;    /* [samples, height, width, channels] */
-    void *largest; /* [samples, rows, columns, channels] */
-} Pool;
-
 /* So many values at a time, where too few lie side by side for a loop that the compiler makes. */
 typedef float float_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t int32_t_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
+
+static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
 #define ADD(TYPE, V, VALUES, EXPRESSION)                                                                    \
     {                                                                                                       \
@@ -148,85 +141,31 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
         }                                                                                                   \
     }                                                                                                       \
                                                                                                             \
-    static void block_##V(const Layer *a, int64_t first) {                                                  \
+    static void block_##V(const Layer *a, int64_t first, int n) {                                           \
         V z[ROOM];                                                                                          \
-        const int n = least(a->count - first, a->block);                                                    \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
             charge_##V(z, a, first, step, n);                                                               \
             fire_##V(z, a, step, first, n, a->count);                                                       \
         }                                                                                                   \
-    }                                                                                                       \
-                                                                                                            \
-    /* The change of the largest sum of each window, for `n` values from `out` on. */                       \
-    static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int64_t out, int n) {                \
-        const int c = (int)p->channels;                                                                     \
-        V *restrict largest = (V *)p->largest + sample * p->rows * p->columns * c + out;                    \
-        const V *restrict sums = (const V *)p->sums + sample * p->height * p->width * c;                    \
-        for (int first = 0; first < n; first += c) {                                                        \
-            const int64_t place = (out + first) / c, row = place / p->columns, column = place % p->columns; \
-            V now[MOST];                                                                                    \
-            int some = 0;                                                                                   \
-            for (int i = 0; i < p->kernel[0]; i++) {                                                        \
-                const int64_t y = row * p->stride[0] - p->padding[0] + i * p->dilation[0];                  \
-                if (y < 0 || y >= p->height) continue;                                                      \
-                for (int j = 0; j < p->kernel[1]; j++) {                                                    \
-                    const int64_t x = column * p->stride[1] - p->padding[1] + j * p->dilation[1];           \
-                    if (x < 0 || x >= p->width) continue;                                                   \
-                    const V *restrict from = sums + (y * p->width + x) * c;                                 \
-                    if (some)                                                                               \
-                        for (int k = 0; k < c; k++) now[k] = from[k] > now[k] ? from[k] : now[k];           \
-                    else                                                                                    \
-                        for (int k = 0; k < c; k++) now[k] = from[k];                                       \
-                    some = 1;                                                                               \
-                }                                                                                           \
-            }                                                                                               \
-            for (int k = 0; k < c; k++) z[first + k] = now[k] - largest[first + k];                         \
-            for (int k = 0; k < c; k++) largest[first + k] = now[k];                                        \
-        }                                                                                                   \
-    }                                                                                                       \
-                                                                                                            \
-    static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
-        V z[ROOM];                                                                                          \
-        const int64_t in = p->height * p->width * p->channels, out = p->rows * p->columns * p->channels;    \
-        for (int64_t step = 0; step < a->steps; step++) {                                                   \
-            for (int64_t first = sample * in; first < (sample + 1) * in; first += a->block) {               \
-                const int n = least((sample + 1) * in - first, a->block);                                   \
-                V *restrict sums = (V *)p->sums + first;                                                    \
-                charge_##V(z, a, first, step, n);                                                           \
-                for (int i = 0; i < n; i++) sums[i] += z[i];                                                \
-            }                                                                                               \
-            for (int64_t first = 0; first < out; first += a->block) {                                       \
-                const int n = least(out - first, a->block);                                                 \
-                pool_##V(z, p, sample, first, n);                                                           \
-                fire_##V(z, a, step, sample * out + first, n, p->samples * out);                            \
-            }                                                                                               \
-        }                                                                                                   \
     }
-
-static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
 NEURONS(int32_t)
 NEURONS(double)
 
-void fire(const Layer *a, int wide, int threads) {
-    const int64_t blocks = (a->count + a->block - 1) / a->block;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t b = 0; b < blocks; b++)
-        if (wide)
-            block_double(a, b * a->block);
-        else
-            block_int32_t(a, b * a->block);
-}
+#include "pool.h"
 
-void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
+void fire(const Layer *a, int wide, int threads) {
+    const int64_t each = (a->row + a->block - 1) / a->block, blocks = a->count / a->row * each;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t sample = 0; sample < p->samples; sample++)
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t from = b % each * a->block, first = b / each * a->row + from;
+        const int n = least(a->row - from, a->block);
         if (wide)
-            sample_double(a, p, sample);
+            block_double(a, first, n);
         else
-            sample_int32_t(a, p, sample);
+            block_int32_t(a, first, n);
+    }
 }
 
 /* The same neurons in float32, spikes with their amplitude, step by step as torch's own operators round:

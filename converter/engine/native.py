@@ -32,7 +32,7 @@ ROOM = 8192
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
-PARTS = (SOURCE, SOURCE.with_name("bytes.h"))
+PARTS = (SOURCE, SOURCE.with_name("bytes.h"), SOURCE.with_name("pool.h"))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
@@ -58,7 +58,7 @@ class Layer(ctypes.Structure):
     """`Layer` of fire.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("count", "steps", "block")),
+        *((name, ctypes.c_int64) for name in ("count", "steps", "block", "row")),
         *((name, ctypes.c_int32) for name in ("terms", "kind", "levels", "zero")),
         ("term", Term * TERMS),
         *((name, ctypes.c_void_p) for name in ("bias", "threshold", "worth", "membrane", "net", "codes")),
@@ -181,7 +181,7 @@ def right(found: ctypes.CDLL) -> bool:
             out, net = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(3, dtype=torch.int32)
             one, bias, threshold = (torch.full((3,), n, dtype=number) for n in (1, 0, 10))
             worth = torch.full((3,), 3, dtype=torch.int32)
-            layer = Layer(count=3, steps=2, block=3, terms=1, kind=kind, levels=2, zero=128)
+            layer = Layer(count=3, steps=2, block=3, row=3, terms=1, kind=kind, levels=2, zero=128)
             layer.term[0] = Term(current.data_ptr(), one.data_ptr(), 0, KINDS[current.dtype], 0, 3, 3)
             layer.bias, layer.threshold, layer.worth = (t.data_ptr() for t in (bias, threshold, worth))
             layer.membrane, layer.net, layer.codes = membrane.data_ptr(), net.data_ptr(), out.data_ptr()

@@ -1,0 +1,83 @@
+/* A max-pool before the neurons: their current is the change of the largest of the sums so far. */
+
+typedef struct {
+    int64_t samples, channels;
+    int32_t height, width, rows, columns; /* of what comes in, of what goes out */
+    int32_t kernel[2], stride[2], padding[2], dilation[2];
+    void *sums;    /* [samples, height, width, channels] */
+    void *largest; /* [samples, rows, columns, channels] */
+} Pool;
+
+/* pool: the change of the largest sum of each window of row `y`, for `n` values from `out` on.
+   sample: all steps of a sample, its sums first, then row by row its windows and their neurons. */
+#define POOLS(V, WORD)                                                                                      \
+    typedef WORD V##_mask __attribute__((vector_size(LANES * sizeof(V)), may_alias));                       \
+                                                                                                            \
+    static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int y, int64_t out, int n) {         \
+        const int c = (int)p->channels;                                                                     \
+        V *restrict largest = (V *)p->largest + (sample * p->rows + y) * p->columns * c + out;              \
+        const V *sums = (const V *)p->sums + sample * p->height * p->width * c;                             \
+        const V *from[p->kernel[0] * p->kernel[1]];                                                         \
+        for (int i = 0, x = (int)(out / c); i < n; i += c, x++) {                                           \
+            int taps = 0;                                                                                   \
+            for (int a = 0; a < p->kernel[0]; a++) {                                                        \
+                const int row = y * p->stride[0] - p->padding[0] + a * p->dilation[0];                      \
+                if (row < 0 || row >= p->height) continue;                                                  \
+                for (int b = 0; b < p->kernel[1]; b++) {                                                    \
+                    const int column = x * p->stride[1] - p->padding[1] + b * p->dilation[1];               \
+                    if (column < 0 || column >= p->width) continue;                                         \
+                    from[taps++] = sums + ((int64_t)row * p->width + column) * c;                           \
+                }                                                                                           \
+            }                                                                                               \
+            int k = 0;                                                                                      \
+            for (; k + LANES <= c; k += LANES) {                                                            \
+                V##_some most = *(const V##_some *)(from[0] + k);                                           \
+                for (int t = 1; t < taps; t++) {                                                            \
+                    const V##_some now = *(const V##_some *)(from[t] + k);                                  \
+                    const V##_mask more = (V##_mask)(now > most);                                           \
+                    most = (V##_some)(((V##_mask)now & more) | ((V##_mask)most & ~more));                   \
+                }                                                                                           \
+                *(V##_some *)(z + i + k) = most - *(const V##_some *)(largest + i + k);                     \
+                *(V##_some *)(largest + i + k) = most;                                                      \
+            }                                                                                               \
+            for (; k < c; k++) {                                                                            \
+                V most = from[0][k];                                                                        \
+                for (int t = 1; t < taps; t++) most = from[t][k] > most ? from[t][k] : most;                \
+                z[i + k] = most - largest[i + k];                                                           \
+                largest[i + k] = most;                                                                      \
+            }                                                                                               \
+        }                                                                                                   \
+    }                                                                                                       \
+                                                                                                            \
+    static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
+        V z[ROOM];                                                                                          \
+        const int64_t in = p->width * p->channels, out = p->columns * p->channels;                          \
+        for (int64_t step = 0; step < a->steps; step++) {                                                   \
+            for (int64_t row = sample * p->height; row < (sample + 1) * p->height; row++)                   \
+                for (int64_t from = 0; from < in; from += a->block) {                                       \
+                    const int n = least(in - from, a->block);                                               \
+                    V *restrict sums = (V *)p->sums + row * in + from;                                      \
+                    charge_##V(z, a, row * in + from, step, n);                                             \
+                    for (int i = 0; i < n; i++) sums[i] += z[i];                                            \
+                }                                                                                           \
+            for (int y = 0; y < p->rows; y++)                                                               \
+                for (int64_t from = 0; from < out; from += a->block) {                                      \
+                    const int n = least(out - from, a->block);                                              \
+                    pool_##V(z, p, sample, y, from, n);                                                     \
+                    fire_##V(z, a, step, (sample * p->rows + y) * out + from, n, p->samples * p->rows * out);\
+                }                                                                                           \
+        }                                                                                                   \
+    }
+
+POOLS(int32_t, int32_t)
+POOLS(double, int64_t)
+
+void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t sample = 0; sample < p->samples; sample++)
+        if (wide)
+            sample_double(a, p, sample);
+        else
+            sample_int32_t(a, p, sample);
+}

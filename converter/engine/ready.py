@@ -1,0 +1,94 @@
+"""What machine code takes of a layer in whole numbers, laid out once, and pointed to the memory of each chunk."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from converter.engine import native
+from converter.engine.bytes import Within
+from converter.engine.codes import Charge, Given, Spikes, Term
+from converter.graph import Node
+from converter.ops import MaxPool
+
+REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
+"""Neurons with a net count beside the membrane."""
+ACROSS = 8
+"""Places that share a weight in registers."""
+
+
+class Ready:
+    """A layer for numbers of one type; `lines` are what is added: which term it is of, its plane, its factor."""
+
+    def __init__(
+        self,
+        charge: Charge,
+        lines: Sequence[tuple[int, int, Tensor]],
+        within: Mapping[Term, Within],
+        number: torch.dtype,
+    ) -> None:
+        c, self.charge, self.lines = charge, charge, lines
+        self.within = [within.get(c.terms[i]) for i, _, _ in lines]
+        weighs = [w for w in self.within if w is not None]
+        self.bent = not all(w.flat for w in weighs)
+        times = places_at_once(len(c.worth), bool(weighs), c.comes.shape[-1] if self.bent else native.ROOM)
+        self.numbers = [t.repeat(times).to(number) for t in (c.bias, c.threshold)]
+        self.numbers += [c.worth.repeat(times).to(torch.int32)]
+        self.factors = [factor.repeat(times).to(number) for _, _, factor in lines]
+        self.layer = native.Layer(block=times * len(c.worth), terms=len(lines), kind=c.kind, levels=c.levels)
+        self.layer.zero = c.zero
+        self.layer.bias, self.layer.threshold, self.layer.worth = (t.data_ptr() for t in self.numbers)
+        self.pool = pool_of(c.pool) if c.pool is not None else None
+        self.places = [self.layer.term[i] for i in range(len(lines))]
+        for place, weighed, (i, _, _), factor in zip(
+            self.places, self.within, lines, self.factors, strict=True
+        ):
+            term = c.terms[i]
+            place.factor, place.zero = factor.data_ptr(), term.zero if isinstance(term, Spikes) else 0
+            place.row = place.channels = len(c.worth)
+            if weighed is not None:
+                place.kind, place.data = native.BYTES, ctypes.addressof(weighed.what)
+
+    def __call__(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
+        """Run the neurons through a chunk of steps, charged with these terms."""
+        layer, c = self.layer, self.charge
+        channels, membrane = len(c.worth), state[0]
+        layer.count = (membrane if c.pool is None else state[-2]).numel()
+        layer.steps, layer.row = steps, c.comes.shape[-1] * channels if self.bent else layer.count
+        for place, weighed, (i, plane, _) in zip(self.places, self.within, self.lines, strict=True):
+            if weighed is not None:
+                continue
+            data = terms[i]
+            place.kind, place.row = native.KINDS[data.dtype], data.shape[-1]
+            place.stride = 0 if isinstance(c.terms[i], Given) else data.numel() // steps
+            place.data = data.data_ptr() + plane * channels * data.element_size()
+        layer.membrane, layer.codes = membrane.data_ptr(), out.data_ptr()
+        layer.net = state[1].data_ptr() if c.kind in REMEMBERS else None
+        if self.pool is not None:
+            sums, largest = state[-2:]
+            self.pool.samples, self.pool.sums = len(sums), sums.data_ptr()
+            self.pool.largest = largest.data_ptr()
+        native.fire(layer, self.pool, membrane.dtype == torch.float64)
+
+
+def places_at_once(channels: int, weighs: bool, columns: int) -> int:
+    """So many places as a pass takes at once; where it weighs, some tiles of a row of so many columns."""
+    if not weighs:
+        return max(1, round(native.NEAR / channels))
+    tiles = max(1, 2 * native.NEAR // (channels * ACROSS))
+    return min(tiles * ACROSS, columns, native.ROOM // channels)
+
+
+def pool_of(node: Node) -> native.Pool:
+    """The geometry of a max-pool; what it pads with is never the largest."""
+    op, (_, channels, height, width), (rows, columns) = node.op, node.inputs[0].shape, node.shape[2:]
+    assert isinstance(op, MaxPool)
+    pool = native.Pool(channels=channels, height=height, width=width, rows=rows, columns=columns)
+    left, _, top, _ = (*op.pad, 0, 0, 0, 0)[:4]
+    pool.kernel, pool.stride = op.kernel, op.stride or op.kernel
+    pool.padding = tuple(a + b for a, b in zip(op.padding or (0, 0), (top, left), strict=True))
+    pool.dilation = op.dilation or (1, 1)
+    return pool
