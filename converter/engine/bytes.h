@@ -40,8 +40,12 @@ enum { VECTOR = 16, PLANE = 7 };
     }
 #define STORE(p)                                                                                            \
     if (p < P) {                                                                                            \
-        _mm512_mask_storeu_epi32(out + (int64_t)p * b->outputs, V > 1 ? -1 : there, one##p);                \
-        if (V > 1) _mm512_mask_storeu_epi32(out + (int64_t)p * b->outputs + VECTOR, there, two##p);         \
+        int32_t *to = out + (int64_t)p * b->outputs;                                                        \
+        if (V > 1) _mm512_storeu_si512(to, one##p);                                                         \
+        if (there == 0xffff)                                                                                \
+            _mm512_storeu_si512(to + (V - 1) * VECTOR, V > 1 ? two##p : one##p);                            \
+        else                                                                                                \
+            _mm512_mask_storeu_epi32(to + (V - 1) * VECTOR, there, V > 1 ? two##p : one##p);                \
     }
 
 /* P places times V vectors of outputs, all of which stay in registers; `there` are those of the last vector. */
@@ -85,9 +89,10 @@ TILES(1)
 TILES(2)
 #undef ADD
 
-/* The sums of `count` places from `first` on: [count, outputs]. */
-static void sum_bytes(const Bytes *b, int64_t step, int64_t first, int count, int32_t *out) {
+/* The sums of `count` places from `first` on, in some steps: [steps, count, outputs]. */
+static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, int count, int32_t *out) {
     const int vectors = (b->outputs + VECTOR - 1) / VECTOR;
+    const int64_t each = (int64_t)count * b->outputs;
     while (count > 0) {
         const int64_t image = first / ((int64_t)b->rows * b->columns), place = first % ((int64_t)b->rows * b->columns);
         const int64_t row = place / b->columns, column = place % b->columns;
@@ -95,7 +100,8 @@ static void sum_bytes(const Bytes *b, int64_t step, int64_t first, int count, in
         const uint8_t *x = b->data + step * b->step + image * b->image + row * b->line + column * b->pixel;
         for (int v = 0; v < vectors; v += 2)
             for (int plane = 0; plane < b->planes; plane++)
-                (vectors - v >= 2 ? tiles_2 : tiles_1)(b, x, plane, v, out, n);
+                for (int s = 0; s < steps; s++)
+                    (vectors - v >= 2 ? tiles_2 : tiles_1)(b, x + s * b->step, plane, v, out + s * each, n);
         out += (int64_t)n * b->outputs;
         first += n;
         count -= n;
@@ -103,6 +109,8 @@ static void sum_bytes(const Bytes *b, int64_t step, int64_t first, int count, in
 }
 int sums_bytes(void) { return 1; }
 #else
-static void sum_bytes(const Bytes *b, int64_t step, int64_t first, int count, int32_t *out) {}
+static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, int count, int32_t *out) {
+    (void)b, (void)step, (void)steps, (void)first, (void)count, (void)out;
+}
 int sums_bytes(void) { return 0; }
 #endif

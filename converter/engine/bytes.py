@@ -68,6 +68,11 @@ class Within:
         return type(self)(self.term)
 
     @property
+    def size(self) -> int:
+        """Bytes of weights."""
+        return self.held[0].numel()
+
+    @property
     def flat(self) -> bool:
         """Whether each place is a sum of one place alone, so that all of them lie in one row."""
         op = self.term.op

@@ -8,10 +8,11 @@
 #include <stdint.h>
 
 #include "bytes.h"
+#include "soft.h"
 
 enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3, BYTES = 4 };
 enum { SOFT = 0, HARD = 1, SIGNED = 2, LEVELS = 3 };
-enum { ROOM = 8192, MOST = 4096, TERMS = 8, LANES = 16 };
+enum { ROOM = 8192, TERMS = 8, LANES = 16 };
 
 typedef struct {
     const void *data;   /* of the first step; of kind BYTES what its sums are of */
@@ -24,10 +25,12 @@ typedef struct {
 typedef struct {
     int64_t count; /* values in a step, of what the terms add up to */
     int64_t steps, block, row; /* so many at once, which lie in one row of so many */
-    int32_t terms, kind, levels, zero;
+    int64_t together;          /* steps that take their sums together, so that weights are read once for them */
+    int32_t terms, weighed, kind, levels, zero; /* so many of the terms are of kind BYTES */
     Term term[TERMS];
     const void *bias, *threshold; /* [block] */
     const int32_t *worth;         /* [block] */
+    const uint8_t *said;          /* [block]: worth + zero */
     void *membrane;               /* [values in a step] */
     int32_t *net;                 /* the same; for kinds that remember */
     uint8_t *codes;               /* [steps, values in a step] */
@@ -68,8 +71,18 @@ static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
             }                                                                                               \
     }
 
+/* What spikes in bytes add up to in some steps, for each term of them: [terms, together, n]. */
+static void weigh(const Layer *a, int64_t first, int64_t step, int steps, int n, int32_t *sums) {
+    for (int t = 0; t < a->terms; t++)
+        if (a->term[t].kind == BYTES) {
+            const int channels = a->term[t].channels;
+            sum_bytes((const Bytes *)a->term[t].data, step, steps, first / channels, n / channels, sums);
+            sums += a->together * n;
+        }
+}
+
 #define NEURONS(V)                                                                                          \
-    static void charge_##V(V *z, const Layer *a, int64_t first, int64_t step, int n) {             \
+    static void charge_##V(V *z, const int32_t *sums, const Layer *a, int64_t first, int64_t step, int n) { \
         const V *restrict bias = (const V *)a->bias;                                                        \
         for (int t = 0; t < a->terms; t++) {                                                                \
             const Term *m = &a->term[t];                                                                    \
@@ -77,9 +90,8 @@ static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
             const int32_t zero = m->zero;                                                                   \
             const int64_t at = step * m->stride + first / m->channels * m->row;                             \
             if (m->kind == BYTES) {                                                                         \
-                int32_t sums[ROOM];                                                                         \
-                sum_bytes((const Bytes *)m->data, step, first / m->channels, n / m->channels, sums);        \
                 ADD(int32_t, V, sums, x[i])                                                                 \
+                sums += a->together * n;                                                                    \
             } else if (m->row != m->channels) ADD_PLANE(V)                                                  \
             else if (m->kind == FLOAT32) ADD(float, V, (const float *)m->data + at, x[i])                   \
             else if (m->kind == CODES) ADD(uint8_t, V, (const uint8_t *)m->data + at, (int32_t)x[i] - zero) \
@@ -98,12 +110,7 @@ static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
         const int32_t zero = a->zero, levels = a->levels;                                                   \
         switch (a->kind) {                                                                                  \
         case SOFT:                                                                                          \
-            for (int i = 0; i < n; i++) {                                                                   \
-                const V now = v[i] + z[i];                                                                  \
-                const int fires = now >= threshold[i];                                                      \
-                v[i] = fires ? now - threshold[i] : now;                                                    \
-                out[i] = (uint8_t)(fires ? worth[i] + zero : zero);                                         \
-            }                                                                                               \
+            soft_##V(z, threshold, a->said, zero, v, out, n);                                               \
             break;                                                                                          \
         case HARD:                                                                                          \
             for (int i = 0; i < n; i++) {                                                                   \
@@ -143,8 +150,10 @@ static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
                                                                                                             \
     static void block_##V(const Layer *a, int64_t first, int n) {                                           \
         V z[ROOM];                                                                                          \
+        int32_t sums[a->weighed * a->together * n + 1];                                            \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
-            charge_##V(z, a, first, step, n);                                                               \
+            if (step % a->together == 0) weigh(a, first, step, least(a->steps - step, a->together), n, sums);\
+            charge_##V(z, sums + step % a->together * n, a, first, step, n);                                \
             fire_##V(z, a, step, first, n, a->count);                                                       \
         }                                                                                                   \
     }

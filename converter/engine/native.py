@@ -32,7 +32,7 @@ ROOM = 8192
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
-PARTS = (SOURCE, SOURCE.with_name("bytes.h"), SOURCE.with_name("pool.h"))
+PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "pool.h", "soft.h")))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
@@ -58,10 +58,13 @@ class Layer(ctypes.Structure):
     """`Layer` of fire.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("count", "steps", "block", "row")),
-        *((name, ctypes.c_int32) for name in ("terms", "kind", "levels", "zero")),
+        *((name, ctypes.c_int64) for name in ("count", "steps", "block", "row", "together")),
+        *((name, ctypes.c_int32) for name in ("terms", "weighed", "kind", "levels", "zero")),
         ("term", Term * TERMS),
-        *((name, ctypes.c_void_p) for name in ("bias", "threshold", "worth", "membrane", "net", "codes")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("bias", "threshold", "worth", "said", "membrane", "net", "codes")
+        ),
     )
 
 
@@ -181,9 +184,13 @@ def right(found: ctypes.CDLL) -> bool:
             out, net = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(3, dtype=torch.int32)
             one, bias, threshold = (torch.full((3,), n, dtype=number) for n in (1, 0, 10))
             worth = torch.full((3,), 3, dtype=torch.int32)
-            layer = Layer(count=3, steps=2, block=3, row=3, terms=1, kind=kind, levels=2, zero=128)
+            said = torch.full((3,), 131, dtype=torch.uint8)
+            layer = Layer(
+                count=3, steps=2, block=3, row=3, together=1, terms=1, kind=kind, levels=2, zero=128
+            )
             layer.term[0] = Term(current.data_ptr(), one.data_ptr(), 0, KINDS[current.dtype], 0, 3, 3)
             layer.bias, layer.threshold, layer.worth = (t.data_ptr() for t in (bias, threshold, worth))
+            layer.said = said.data_ptr()
             layer.membrane, layer.net, layer.codes = membrane.data_ptr(), net.data_ptr(), out.data_ptr()
             found.fire(ctypes.byref(layer), int(wide), 1)
             if tuple(map(tuple, out.tolist())) != codes:

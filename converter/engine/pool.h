@@ -11,7 +11,8 @@ typedef struct {
 /* pool: the change of the largest sum of each window of row `y`, for `n` values from `out` on.
    sample: all steps of a sample, its sums first, then row by row its windows and their neurons. */
 #define POOLS(V, WORD)                                                                                      \
-    typedef WORD V##_mask __attribute__((vector_size(LANES * sizeof(V)), may_alias));                       \
+    typedef V V##_few __attribute__((vector_size(64), aligned(sizeof(V)), may_alias));                      \
+    typedef WORD V##_mask __attribute__((vector_size(64), may_alias));                                      \
                                                                                                             \
     static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int y, int64_t out, int n) {         \
         const int c = (int)p->channels;                                                                     \
@@ -29,16 +30,17 @@ typedef struct {
                     from[taps++] = sums + ((int64_t)row * p->width + column) * c;                           \
                 }                                                                                           \
             }                                                                                               \
+            const int few = 64 / sizeof(V);                                                                 \
             int k = 0;                                                                                      \
-            for (; k + LANES <= c; k += LANES) {                                                            \
-                V##_some most = *(const V##_some *)(from[0] + k);                                           \
+            for (; k + few <= c; k += few) {                                                                \
+                V##_few most = *(const V##_few *)(from[0] + k);                                             \
                 for (int t = 1; t < taps; t++) {                                                            \
-                    const V##_some now = *(const V##_some *)(from[t] + k);                                  \
+                    const V##_few now = *(const V##_few *)(from[t] + k);                                    \
                     const V##_mask more = (V##_mask)(now > most);                                           \
-                    most = (V##_some)(((V##_mask)now & more) | ((V##_mask)most & ~more));                   \
+                    most = (V##_few)(((V##_mask)now & more) | ((V##_mask)most & ~more));                    \
                 }                                                                                           \
-                *(V##_some *)(z + i + k) = most - *(const V##_some *)(largest + i + k);                     \
-                *(V##_some *)(largest + i + k) = most;                                                      \
+                *(V##_few *)(z + i + k) = most - *(const V##_few *)(largest + i + k);                       \
+                *(V##_few *)(largest + i + k) = most;                                                       \
             }                                                                                               \
             for (; k < c; k++) {                                                                            \
                 V most = from[0][k];                                                                        \
@@ -57,7 +59,9 @@ typedef struct {
                 for (int64_t from = 0; from < in; from += a->block) {                                       \
                     const int n = least(in - from, a->block);                                               \
                     V *restrict sums = (V *)p->sums + row * in + from;                                      \
-                    charge_##V(z, a, row * in + from, step, n);                                             \
+                    int32_t now[a->weighed * a->together * n + 1];                                 \
+                    weigh(a, row * in + from, step, 1, n, now);                                             \
+                    charge_##V(z, now, a, row * in + from, step, n);                                             \
                     for (int i = 0; i < n; i++) sums[i] += z[i];                                            \
                 }                                                                                           \
             for (int y = 0; y < p->rows; y++)                                                               \

@@ -1,4 +1,4 @@
-"""What machine code takes of a layer in whole numbers, laid out once, and pointed to the memory of each chunk."""
+"""What machine code takes of a layer in whole numbers: laid out once, pointed to the memory of a chunk."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
 ACROSS = 8
 """Places that share a weight in registers."""
 
+HEAVY, TOGETHER = 1 << 17, 8
+"""Bytes of weights beyond which some steps take their sums together, though these then lie less near."""
+
 
 class Ready:
-    """A layer for numbers of one type; `lines` are what is added: which term it is of, its plane, its factor."""
+    """A layer for numbers of one type; `lines` are what is added: of which term, which plane, what factor."""
 
     def __init__(
         self,
@@ -36,11 +39,16 @@ class Ready:
         self.bent = not all(w.flat for w in weighs)
         times = places_at_once(len(c.worth), bool(weighs), c.comes.shape[-1] if self.bent else native.ROOM)
         self.numbers = [t.repeat(times).to(number) for t in (c.bias, c.threshold)]
-        self.numbers += [c.worth.repeat(times).to(torch.int32)]
+        self.numbers += [
+            c.worth.repeat(times).to(torch.int32),
+            (c.worth + c.zero).repeat(times).to(torch.uint8),
+        ]
         self.factors = [factor.repeat(times).to(number) for _, _, factor in lines]
         self.layer = native.Layer(block=times * len(c.worth), terms=len(lines), kind=c.kind, levels=c.levels)
-        self.layer.zero = c.zero
-        self.layer.bias, self.layer.threshold, self.layer.worth = (t.data_ptr() for t in self.numbers)
+        self.layer.zero, self.layer.weighed = c.zero, len(weighs)
+        self.layer.together = TOGETHER if sum(w.size for w in weighs) > HEAVY else 1
+        for name, numbers in zip(("bias", "threshold", "worth", "said"), self.numbers, strict=True):
+            setattr(self.layer, name, numbers.data_ptr())
         self.pool = pool_of(c.pool) if c.pool is not None else None
         self.places = [self.layer.term[i] for i in range(len(lines))]
         for place, weighed, (i, _, _), factor in zip(

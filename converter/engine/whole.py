@@ -83,7 +83,7 @@ class Fire:
         run(frame.steps, terms, state, frame.code(self.charge.node))
 
     def _data(self, term: Term, frame: Frame) -> Tensor:
-        """What a term says in this chunk, the channels innermost; of one within, the spikes that it weighs."""
+        """What a term says in this chunk, the channels innermost; of one within, the spikes it weighs."""
         c = self.charge
         match term:
             case Weighed() if term in self.within:
