@@ -128,9 +128,9 @@ class Codes:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest sums of a layer, for a sample and step: float32, one for each plane."""
+        """Bytes of the largest sums of a layer, for a sample and step, in 32 bits."""
         return max(
-            4 * size_of(c.comes.shape) * len(t.planes)
+            4 * size_of(c.comes.shape)
             for c in self.charges.values()
             for t in c.terms
             if isinstance(t, Weighed)

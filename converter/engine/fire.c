@@ -110,7 +110,7 @@ static void weigh(const Layer *a, int64_t first, int64_t step, int steps, int n,
         const int32_t zero = a->zero, levels = a->levels;                                                   \
         switch (a->kind) {                                                                                  \
         case SOFT:                                                                                          \
-            soft_##V(z, threshold, a->said, zero, v, out, n);                                               \
+            soft_##V(&(Soft){.z = z, .threshold = threshold, .said = a->said, .zero = zero}, v, out, n);    \
             break;                                                                                          \
         case HARD:                                                                                          \
             for (int i = 0; i < n; i++) {                                                                   \
@@ -153,8 +153,15 @@ static void weigh(const Layer *a, int64_t first, int64_t step, int steps, int n,
         int32_t sums[a->weighed * a->together * n + 1];                                            \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
             if (step % a->together == 0) weigh(a, first, step, least(a->steps - step, a->together), n, sums);\
-            charge_##V(z, sums + step % a->together * n, a, first, step, n);                                \
-            fire_##V(z, a, step, first, n, a->count);                                                       \
+            const int32_t *now = sums + step % a->together * n;                                             \
+            if (a->kind == SOFT && a->terms == 1 && a->weighed) {                                           \
+                const Soft soft = {.sums = now, .bias = a->bias, .factor = a->term[0].factor,               \
+                                   .threshold = a->threshold, .said = a->said, .zero = a->zero};            \
+                soft_##V(&soft, (V *)a->membrane + first, a->codes + step * a->count + first, n);           \
+            } else {                                                                                        \
+                charge_##V(z, now, a, first, step, n);                                                      \
+                fire_##V(z, a, step, first, n, a->count);                                                   \
+            }                                                                                               \
         }                                                                                                   \
     }
 
