@@ -185,9 +185,10 @@ void fire(const Layer *a, int wide, int threads) {
 }
 
 /* The same neurons in float32, spikes with their amplitude, step by step as torch's own operators round:
-   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values. */
-void fire_floats(int64_t count, int64_t steps, int64_t period, const float *threshold, float *v, const float *x,
-                 float *out, int threads) {
+   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values;
+   `each` is from the x of a step to that of the next, 0 where all steps see the same. */
+void fire_floats(int64_t count, int64_t steps, int64_t period, int64_t each, const float *threshold, float *v,
+                 const float *x, float *out, int threads) {
     const int64_t portions = (count + period - 1) / period;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -195,7 +196,7 @@ void fire_floats(int64_t count, int64_t steps, int64_t period, const float *thre
         const int64_t first = p * period;
         const int n = least(count - first, period);
         for (int64_t step = 0; step < steps; step++) {
-            const float *in = x + step * count + first;
+            const float *in = x + step * each + first;
             float *to = out + step * count + first;
 #pragma GCC ivdep
             for (int i = 0; i < n; i++) {

@@ -155,16 +155,29 @@ def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
 def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor, steps: int) -> bool:
     """Integrate-and-fire with soft reset in float32, in memory of its own; False where it cannot be done so.
 
-    `values` and `out` [steps · batch, …], which may be the same, lie as `membrane` [batch, …] does;
-    `threshold` is laid out by `periodic`.
+    `values` and `out` [steps · batch, …], which may be the same, lie as `membrane` [batch, …] does, or all
+    steps see the same `values` [batch, …]; `threshold` is laid out by `Thresholds`.
     """
     found, count = library(), membrane.numel()
     if found is None:
         return False
     shared = torch.get_num_threads() if count * steps >= SHARED else 1
-    numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold)))
+    each = count if values.numel() > count else 0
+    numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold), each))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
     found.fire_floats(*numbers, *memory, shared)
+    return True
+
+
+def pool_floats(pool: Pool, sums: Tensor, largest: Tensor, values: Tensor, out: Tensor, steps: int) -> bool:
+    """A max-pool through time in float32, all of it in channels_last; False where it cannot be done so."""
+    found = library()
+    if found is None:
+        return False
+    pool.samples, pool.sums, pool.largest = len(sums), sums.data_ptr(), largest.data_ptr()
+    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
+    found.pool_floats(ctypes.byref(pool), ctypes.c_int64(steps), *memory, shared)
     return True
 
 
@@ -197,8 +210,8 @@ def right(found: ctypes.CDLL) -> bool:
                 return False
     one, membrane = torch.ones(3), torch.full((3,), 0.5)
     values = torch.tensor([[0.75, 0.25, -1.0], [0.5, 0.0, 9.0]])
-    numbers = (ctypes.c_int64(n) for n in (3, 2, 3))
+    numbers = (ctypes.c_int64(n) for n in (3, 2, 3, 3))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (one, membrane, values, values))
     found.fire_floats(*numbers, *memory, 1)
-    said = values.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    return said and membrane.tolist() == [0.75, 0.75, 7.5]
+    spikes = values.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    return spikes and membrane.tolist() == [0.75, 0.75, 7.5]

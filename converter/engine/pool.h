@@ -10,7 +10,7 @@ typedef struct {
 
 /* pool: the change of the largest sum of each window of row `y`, for `n` values from `out` on.
    sample: all steps of a sample, its sums first, then row by row its windows and their neurons. */
-#define POOLS(V, WORD)                                                                                      \
+#define WINDOWS(V, WORD)                                                                                    \
     typedef V V##_few __attribute__((vector_size(64), aligned(sizeof(V)), may_alias));                      \
     typedef WORD V##_mask __attribute__((vector_size(64), may_alias));                                      \
                                                                                                             \
@@ -49,8 +49,9 @@ typedef struct {
                 largest[i + k] = most;                                                                      \
             }                                                                                               \
         }                                                                                                   \
-    }                                                                                                       \
-                                                                                                            \
+    }
+
+#define SAMPLES(V)                                                                                          \
     static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
         V z[ROOM];                                                                                          \
         const int64_t in = p->width * p->channels, out = p->columns * p->channels;                          \
@@ -59,9 +60,9 @@ typedef struct {
                 for (int64_t from = 0; from < in; from += a->block) {                                       \
                     const int n = least(in - from, a->block);                                               \
                     V *restrict sums = (V *)p->sums + row * in + from;                                      \
-                    int32_t now[a->weighed * a->together * n + 1];                                 \
+                    int32_t now[a->weighed * a->together * n + 1];                                          \
                     weigh(a, row * in + from, step, 1, n, now);                                             \
-                    charge_##V(z, now, a, row * in + from, step, n);                                             \
+                    charge_##V(z, now, a, row * in + from, step, n);                                        \
                     for (int i = 0; i < n; i++) sums[i] += z[i];                                            \
                 }                                                                                           \
             for (int y = 0; y < p->rows; y++)                                                               \
@@ -73,8 +74,11 @@ typedef struct {
         }                                                                                                   \
     }
 
-POOLS(int32_t, int32_t)
-POOLS(double, int64_t)
+WINDOWS(int32_t, int32_t)
+WINDOWS(double, int64_t)
+WINDOWS(float, int32_t)
+SAMPLES(int32_t)
+SAMPLES(double)
 
 void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
     (void)threads;
@@ -84,4 +88,19 @@ void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
             sample_double(a, p, sample);
         else
             sample_int32_t(a, p, sample);
+}
+
+/* The same through time in float32 and without neurons, as torch's own operators round: x [steps, samples, …]. */
+void pool_floats(const Pool *p, int64_t steps, const float *x, float *out, int threads) {
+    const int64_t in = (int64_t)p->height * p->width * p->channels, row = p->columns * p->channels;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t sample = 0; sample < p->samples; sample++)
+        for (int64_t step = 0; step < steps; step++) {
+            float *restrict sums = (float *)p->sums + sample * in;
+            const float *now = x + (step * p->samples + sample) * in;
+            for (int64_t i = 0; i < in; i++) sums[i] += now[i];
+            for (int y = 0; y < p->rows; y++)
+                pool_float(out + ((step * p->samples + sample) * p->rows + y) * row, p, sample, y, 0, (int)row);
+        }
 }

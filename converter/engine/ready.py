@@ -11,8 +11,7 @@ from torch import Tensor
 from converter.engine import native
 from converter.engine.bytes import Within
 from converter.engine.codes import Charge, Given, Spikes, Term
-from converter.graph import Node
-from converter.ops import MaxPool
+from converter.engine.pools import pool_of
 
 REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
 """Neurons with a net count beside the membrane."""
@@ -88,15 +87,3 @@ def places_at_once(channels: int, weighs: bool, columns: int) -> int:
         return max(1, round(native.NEAR / channels))
     tiles = max(1, 2 * native.NEAR // (channels * ACROSS))
     return min(tiles * ACROSS, columns, native.ROOM // channels)
-
-
-def pool_of(node: Node) -> native.Pool:
-    """The geometry of a max-pool; what it pads with is never the largest."""
-    op, (_, channels, height, width), (rows, columns) = node.op, node.inputs[0].shape, node.shape[2:]
-    assert isinstance(op, MaxPool)
-    pool = native.Pool(channels=channels, height=height, width=width, rows=rows, columns=columns)
-    left, _, top, _ = (*op.pad, 0, 0, 0, 0)[:4]
-    pool.kernel, pool.stride = op.kernel, op.stride or op.kernel
-    pool.padding = tuple(a + b for a, b in zip(op.padding or (0, 0), (top, left), strict=True))
-    pool.dilation = op.dilation or (1, 1)
-    return pool
