@@ -15,7 +15,9 @@ BENCHMARKS = {
         "latency",
         "what does a step cost, beside an inference of the ANN and a peer's step?",
     ),
+    "profile": ("profile", "where does a step's time go, and what would its convolutions alone take?"),
     "scaling": ("scaling", "how do time and memory grow with steps, samples and layers?"),
+    "early-exit": ("early_exit", "how much sooner do samples have their answer, and at what cost?"),
     "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),
     "training": ("training", "what does a network gain that was trained for its conversion?"),
     "first-spike": (

@@ -54,20 +54,25 @@ ROOM = 1 << 30
 """Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
 
 
-def contestants(
-    name: str, batch: int, timesteps: int, threads: int, others: bool
-) -> tuple[dict[str, Run], dict[str, str], int]:
-    """What takes turns, how our engine runs, and the batch (a file made for one batch keeps it)."""
+def models_of(name: str, batch: int, threads: int) -> tuple[dict[str, RateModel], Reference, Tensor]:
+    """Our models of a network, its file in onnxruntime, and a batch (a file made for one keeps its size)."""
     path = SHARED / "models" / f"{NETWORKS[name]}.onnx"
     ann, _ = apply(load(path).verify())
     batch = ann.batch or batch
     x = torch.rand(batch, *ann.inputs[0].shape[1:], generator=torch.Generator().manual_seed(0))
-    reference = Reference(path, threads=threads)
     spiking = Spike(keep_analog=("Sigmoid", "Softmax"))(ann)
     models = {OURS: RateModel(Maximum()(spiking, lambda: [x]))}
     for who, bits in WHOLE.items():
         coded = Maximum()(quantise(spiking, Integer(bits)), lambda: [x])
         models[who] = RateModel(fixed_point(coded, float(x.abs().max())))
+    return models, Reference(path, threads=threads), x
+
+
+def contestants(
+    name: str, batch: int, timesteps: int, threads: int, others: bool
+) -> tuple[dict[str, Run], dict[str, str], int]:
+    """What takes turns, how our engine runs, and the batch."""
+    models, reference, x = models_of(name, batch, threads)
 
     def infer() -> None:
         for _ in range(timesteps):
@@ -75,8 +80,11 @@ def contestants(
 
     runs: dict[str, Run] = {ANN: infer}
     runs |= {who: partial(model, x, timesteps, at=(timesteps,)) for who, model in models.items()}
-    how = {who: model.execution(batch) for who, model in models.items()}
-    return runs | (peers(ann, x, timesteps) if others else {}), how, batch
+    how = {who: model.execution(len(x)) for who, model in models.items()}
+    if others:
+        ann, _ = apply(load(SHARED / "models" / f"{NETWORKS[name]}.onnx").verify())
+        runs |= peers(ann, x, timesteps)
+    return runs, how, len(x)
 
 
 def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:

@@ -86,6 +86,8 @@ MODELS = (
     EnergyModel(
         "SATA, 16 bit",
         "operations and scratchpad of Yin et al., TCAD 2023, in words of 16 bits; no buffer, no DRAM",
+        # Of the authors' SATA_Sim: accumulate + and; multiply + accumulate (as much as a scratchpad's word);
+        # an update adds, compares, chooses twice, writes three registers and shifts.
         Constants(0.0397, 0.2779, 0.1126, *(0.2779,) * 5),
     ),
 )

@@ -211,6 +211,8 @@ class RateModel(SpikingModel):
         super()._bind(graph)
         self.functions = {n: n.op if self.plain else function_of(n.op) for n in self.graph}
         self.codes: Codes | None = None
+        self.instead = ""
+        """Why layers in whole numbers run in floating point, in words."""
         self.exact: dict[Node, Function] = {}
         self.program: Program = compiled(self.graph, self.plan, self.functions)
         self.heard: dict[frozenset[Node], Program] = {}
@@ -222,7 +224,10 @@ class RateModel(SpikingModel):
         floats = [t for t in self.buffers() if t.is_floating_point()]
         here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
         codes = codes_of(self.graph, self.plan)
-        if here and codes.charges and onednn.whole():
+        if codes.charges and not (here and onednn.whole()):
+            why = "oneDNN adds up no bytes exactly here" if here else "its numbers are no float32 on a CPU"
+            self.instead = f"in floating point, though weights are codes of bytes: {why}"
+        elif codes.charges:
             self.codes = codes
             self.program = compiled(self.graph, self.plan, self.functions, codes)
             units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
@@ -264,7 +269,9 @@ class RateModel(SpikingModel):
         """How many samples and steps of a batch of this size are run at once."""
         if self.codes is not None:
             return stepwise(self.codes.largest, batch)
-        return Tiling(batch, 1) if self.plain else tiling_for(self.graph, batch, chunks=self.program.chunks)
+        if self.plain:
+            return Tiling(batch, 1)
+        return tiling_for(self.graph, self.plan, batch, chunks=self.program.chunks)
 
     def tiles(self, batch: int) -> list[slice]:
         """The portions of a batch that stay in the caches; all of it where samples share draws of chance."""
@@ -276,7 +283,7 @@ class RateModel(SpikingModel):
         """How batches of this size are run, in words."""
         most = max(tile.stop - tile.start for tile in self.tiles(batch))
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
-        return run if self.codes is None else f"{run}; {self.codes.words}"
+        return "; ".join(filter(None, (run, self.codes.words if self.codes is not None else self.instead)))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""

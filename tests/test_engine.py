@@ -12,10 +12,10 @@ from torch import Tensor
 
 from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
-from converter.engine import Tiling, native, tiling_for
-from converter.engine.instructions import Thresholds
+from converter.engine import Frame, Tiling, native, tiling_for
+from converter.engine.instructions import Telescope, Thresholds
 from converter.engine.onednn import available
-from converter.graph import Graph, Node
+from converter.graph import BATCH, Graph, Input, Node
 from converter.importer import load
 from converter.neurons import Neuron
 from converter.neurons.burst import Burst
@@ -25,8 +25,10 @@ from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
 from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
+from converter.ops import MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
+from converter.plan import Plan
 from converter.rate import RateModel, State
 from tests.models import parse, weight
 
@@ -199,7 +201,7 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
     fixed = network(IntegrateFire(), 2, inputs="float[2,3,8,8] x", outputs="float[2,5] y")
     model = RateModel(fixed)
     assert not model.program.chunks
-    assert tiling_for(fixed, 2) == Tiling(2, 1)
+    assert tiling_for(fixed, Plan.of(fixed), 2) == Tiling(2, 1)
     free = RateModel(network(IntegrateFire(), 2))
     assert torch.equal(model(weight(2, 3, 8, 8, seed=20), 5), free(weight(2, 3, 8, 8, seed=20), 5))
 
@@ -207,11 +209,12 @@ def test_a_graph_for_one_batch_is_run_step_by_step() -> None:
 def test_a_tile_fits_the_caches() -> None:
     """The largest value, 4 x 8 x 8 in float32, is 1 KiB: 32 samples or steps are what is worth while."""
     graph = network(IntegrateFire())
-    assert tiling_for(graph, 100) == Tiling(8, 4)
-    assert tiling_for(graph, 5) == Tiling(5, 6)
-    assert tiling_for(graph, 1) == Tiling(1, 32)
-    assert tiling_for(graph, 1, chunks=False) == Tiling(1, 1)
-    assert tiling_for(graph, 100, chunks=False) == Tiling(32, 1)
+    plan = Plan.of(graph)
+    assert tiling_for(graph, plan, 100) == Tiling(8, 4)
+    assert tiling_for(graph, plan, 5) == Tiling(5, 6)
+    assert tiling_for(graph, plan, 1) == Tiling(1, 32)
+    assert tiling_for(graph, plan, 1, chunks=False) == Tiling(1, 1)
+    assert tiling_for(graph, plan, 100, chunks=False) == Tiling(32, 1)
     assert [s.stop - s.start for s in Tiling(32, 1).tiles(100)] == [25, 25, 25, 25]
     assert Tiling(10, 3).schedule == "layer-major over chunks of 3 steps"
 
@@ -245,3 +248,41 @@ def test_one_pass_over_memory_rounds_as_torch_does(
     assert native.fire_floats(laid, membrane, x, x, 3)
     assert torch.equal(x, torch.cat(want))
     assert torch.equal(membrane, left)
+
+
+def test_a_current_that_never_changes_is_read_at_every_step() -> None:
+    """v = 0.5, then +0.75, −1, +0.75, −1: a spike each time; the second neuron: 0.5, 0.75, 1 and spikes."""
+    if native.library() is None:
+        pytest.skip("there is no C compiler here")
+    x, membrane, out = torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.25]]), torch.empty(3, 2)
+    assert native.fire_floats(torch.ones(2), membrane, x, out, 3)
+    assert out.tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert membrane.tolist() == [[0.75, 0.0]]
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 1),
+    st.integers(0, 99),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_pool_through_time_in_one_pass_has_the_bits_of_torch(
+    batch: int, channels: int, kernel: int, stride: int, pad: int, seed: int
+) -> None:
+    first = Node(Input(), (), "x", (BATCH, channels, 7, 6))
+    pad = min(pad, kernel // 2)
+    op = MaxPool((kernel, kernel), (stride, stride), (pad, pad), (1, 1))
+    node = Node.of(op, first, name="p")
+    x = weight(4 * batch, channels, 7, 6, seed=seed).contiguous(memory_format=torch.channels_last)
+    found = []
+    for last in (True, False):
+        frame = Frame({}, batch, steps=2)
+        for chunk in x.split(2 * batch):
+            laid = chunk.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+            frame.values[first] = laid
+            Telescope(node, op, (False,))(frame)
+            found.append(frame.values[node].clone())
+    assert all(torch.equal(a, b) for a, b in zip(found[:2], found[2:], strict=True))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibrators.percentile import Percentile
-from converter.engine import Tiling, native, onednn
-from converter.engine.codes import Weighed
+from converter.engine import Frame, Tiling, native, onednn
+from converter.engine.codes import Charge, Weighed
+from converter.engine.whole import Fire
 from converter.errors import UsageError
 from converter.fixed_point import fixed_point
 from converter.graph import BATCH, Graph, Input, Node
@@ -211,11 +212,69 @@ def test_where_oneDNN_is_inexact_floats_take_over(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(onednn, "whole", lambda: False)
     model = RateModel(network(Signed()))
     assert model.codes is None
-    assert "whole" not in model.execution(4)
+    assert model.execution(4).endswith(
+        "; in floating point, though weights are codes of bytes: oneDNN adds up no bytes exactly here"
+    )
+
+
+def test_nothing_is_said_of_whole_numbers_where_there_are_none_or_none_were_asked_for() -> None:
+    graph = network(Signed())
+    assert "bytes: its numbers are no float32 on a CPU" in RateModel(graph).double().execution(4)
+    assert "floating point" not in RateModel(graph, engine="float").execution(4)
+    assert "floating point" not in RateModel(graph, plain=True).execution(4)
 
 
 def test_the_report_says_what_runs_so() -> None:
     assert "all of 6 layers of neurons in whole numbers" in RateModel(network(Signed())).execution(4)
+
+
+@given(
+    *(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 5, 16, 17, 40]), st.integers(1, 3)),
+    *(st.integers(1, 3), st.integers(1, 2), st.sampled_from([0, 128]), st.booleans(), st.integers(0, 999)),
+)
+@settings(max_examples=60, deadline=None)
+def test_bytes_summed_up_within_are_what_a_convolution_says(
+    batch: int,
+    fours: int,
+    outputs: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    zero: int,
+    fine: bool,
+    seed: int,
+) -> None:
+    """Neurons of a threshold beyond reach keep all that charged them: their membranes are the sums."""
+    if not native.sums_bytes():
+        pytest.skip("the compiled kernels do not sum up bytes here")
+    draw, channels, most = torch.Generator().manual_seed(seed), 4 * fours, 16383 if fine else 127
+    drawn = torch.randint(-most, most + 1, (outputs, channels, kernel, kernel), generator=draw)
+    codes = drawn.to(torch.int16 if fine else torch.int8)
+    pad = (kernel // 2 * dilation, kernel - 1)
+    op = Conv(codes.double(), None, (stride, 1), pad, (dilation, 1))
+    source = Node(Input(), (), "x", (BATCH, channels, 9, 7))
+    node = Node.of(IntegrateFire(torch.tensor(1.0)), Node.of(op, source, name="c"), name="r")
+    whole = torch.full((outputs,), 1, dtype=torch.int64)
+    charge = Charge(
+        *(node, (Weighed(source, op, codes, zero, whole),), 0, native.SOFT, 1, whole << 50, whole, 0 * whole),
+        *(0 * whole, 2.0**40, zero),
+    )
+    x = torch.randint(0, 256, (3 * batch, channels, 9, 7), generator=draw, dtype=torch.uint8)
+    x = x.contiguous(memory_format=torch.channels_last)
+    frame, fire = Frame({}, batch, 3, steps=3, codes={source: x}), Fire(charge)
+    assert len(fire.within) == (1 if int(codes.long().abs().flatten(1).sum(1).max()) * 255 < 1 << 31 else 0)
+    fire(frame)
+    want = sum(op(now.double() - zero) for now in x.split(batch))
+    assert isinstance(want, Tensor)
+    assert torch.equal(frame.states[node][0].double().permute(0, 3, 1, 2), want)
+
+
+def test_without_vnni_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums are then taken by oneDNN, and stand in memory."""
+    graph, x = network(Signed(), "int15"), images(3)
+    want = spikes(RateModel(graph), x, 6)
+    monkeypatch.setattr(native, "sums_bytes", lambda: False)
+    assert equal(spikes(RateModel(graph), x, 6), want)
 
 
 def test_planes_put_together_are_the_codes() -> None:

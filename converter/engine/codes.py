@@ -108,6 +108,11 @@ class Charge:
     pool: Node | None = None
     """A max-pool between the terms and the neurons."""
 
+    @property
+    def comes(self) -> Node:
+        """What the terms add up to."""
+        return self.node if self.pool is None else self.pool.inputs[0]
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -123,9 +128,9 @@ class Codes:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest sums of a layer, for a sample and step: float32, one for each plane."""
+        """Bytes of the largest sums of a layer, for a sample and step, in 32 bits."""
         return max(
-            4 * size_of((c.node if c.pool is None else c.pool.inputs[0]).shape) * len(t.planes)
+            4 * size_of(c.comes.shape)
             for c in self.charges.values()
             for t in c.terms
             if isinstance(t, Weighed)

@@ -7,12 +7,15 @@
    All steps of a block are run before the next block: its membranes stay in the nearest cache. */
 #include <stdint.h>
 
-enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3 };
+#include "bytes.h"
+#include "soft.h"
+
+enum { FLOAT32 = 0, CODES = 1, INT32 = 2, FLOAT64 = 3, BYTES = 4 };
 enum { SOFT = 0, HARD = 1, SIGNED = 2, LEVELS = 3 };
-enum { MOST = 4096, TERMS = 8, LANES = 16 };
+enum { ROOM = 8192, TERMS = 8, LANES = 16 };
 
 typedef struct {
-    const void *data;   /* of the first step */
+    const void *data;   /* of the first step; of kind BYTES what its sums are of */
     const void *factor; /* [block] */
     int64_t stride;     /* values from a step to the next; 0 where all steps see the same */
     int32_t kind, zero;
@@ -21,33 +24,28 @@ typedef struct {
 
 typedef struct {
     int64_t count; /* values in a step, of what the terms add up to */
-    int64_t steps, block;
-    int32_t terms, kind, levels, zero;
+    int64_t steps, block, row; /* so many at once, which lie in one row of so many */
+    int64_t together;          /* steps that take their sums together, so that weights are read once for them */
+    int32_t terms, weighed, kind, levels, zero; /* so many of the terms are of kind BYTES */
     Term term[TERMS];
     const void *bias, *threshold; /* [block] */
     const int32_t *worth;         /* [block] */
+    const uint8_t *said;          /* [block]: worth + zero */
     void *membrane;               /* [values in a step] */
     int32_t *net;                 /* the same; for kinds that remember */
     uint8_t *codes;               /* [steps, values in a step] */
 } Layer;
-
-/* A max-pool before the neurons: their current is the change of the largest of the sums so far. */
-typedef struct {
-    int64_t samples, channels;
-    int32_t height, width, rows, columns; /* of what comes in, of what goes out */
-    int32_t kernel[2], stride[2], padding[2], dilation[2];
-    void *sums;    /* [samples, height, width, channels] */
-    void *largest; /* [samples, rows, columns, channels] */
-} Pool;
 
 /* So many values at a time, where too few lie side by side for a loop that the compiler makes. */
 typedef float float_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t int32_t_some __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), may_alias));
 
-#define ADD(TYPE, V, EXPRESSION)                                                                            \
+static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
+#define ADD(TYPE, V, VALUES, EXPRESSION)                                                                    \
     {                                                                                                       \
-        const TYPE *restrict x = (const TYPE *)m->data + at;                                                \
+        const TYPE *restrict x = (const TYPE *)(VALUES);                                                    \
         if (t == 0)                                                                                         \
             for (int i = 0; i < n; i++) z[i] = bias[i] + factor[i] * (V)(EXPRESSION);                       \
         else                                                                                                \
@@ -73,19 +71,32 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
             }                                                                                               \
     }
 
+/* What spikes in bytes add up to in some steps, for each term of them: [terms, together, n]. */
+static void weigh(const Layer *a, int64_t first, int64_t step, int steps, int n, int32_t *sums) {
+    for (int t = 0; t < a->terms; t++)
+        if (a->term[t].kind == BYTES) {
+            const int channels = a->term[t].channels;
+            sum_bytes((const Bytes *)a->term[t].data, step, steps, first / channels, n / channels, sums);
+            sums += a->together * n;
+        }
+}
+
 #define NEURONS(V)                                                                                          \
-    static void charge_##V(V *z, const Layer *a, int64_t first, int64_t step, int n) {             \
+    static void charge_##V(V *z, const int32_t *sums, const Layer *a, int64_t first, int64_t step, int n) { \
         const V *restrict bias = (const V *)a->bias;                                                        \
         for (int t = 0; t < a->terms; t++) {                                                                \
             const Term *m = &a->term[t];                                                                    \
             const V *restrict factor = (const V *)m->factor;                                                \
             const int32_t zero = m->zero;                                                                   \
             const int64_t at = step * m->stride + first / m->channels * m->row;                             \
-            if (m->row != m->channels) ADD_PLANE(V)                                                         \
-            else if (m->kind == FLOAT32) ADD(float, V, x[i])                                                \
-            else if (m->kind == CODES) ADD(uint8_t, V, (int32_t)x[i] - zero)                                \
-            else if (m->kind == INT32) ADD(int32_t, V, x[i])                                                \
-            else ADD(double, V, x[i])                                                                       \
+            if (m->kind == BYTES) {                                                                         \
+                ADD(int32_t, V, sums, x[i])                                                                 \
+                sums += a->together * n;                                                                    \
+            } else if (m->row != m->channels) ADD_PLANE(V)                                                  \
+            else if (m->kind == FLOAT32) ADD(float, V, (const float *)m->data + at, x[i])                   \
+            else if (m->kind == CODES) ADD(uint8_t, V, (const uint8_t *)m->data + at, (int32_t)x[i] - zero) \
+            else if (m->kind == INT32) ADD(int32_t, V, (const int32_t *)m->data + at, x[i])                 \
+            else ADD(double, V, (const double *)m->data + at, x[i])                                         \
         }                                                                                                   \
     }                                                                                                       \
                                                                                                             \
@@ -99,12 +110,7 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
         const int32_t zero = a->zero, levels = a->levels;                                                   \
         switch (a->kind) {                                                                                  \
         case SOFT:                                                                                          \
-            for (int i = 0; i < n; i++) {                                                                   \
-                const V now = v[i] + z[i];                                                                  \
-                const int fires = now >= threshold[i];                                                      \
-                v[i] = fires ? now - threshold[i] : now;                                                    \
-                out[i] = (uint8_t)(fires ? worth[i] + zero : zero);                                         \
-            }                                                                                               \
+            soft_##V(&(Soft){.z = z, .threshold = threshold, .said = a->said, .zero = zero}, v, out, n);    \
             break;                                                                                          \
         case HARD:                                                                                          \
             for (int i = 0; i < n; i++) {                                                                   \
@@ -142,91 +148,47 @@ typedef double double_some __attribute__((vector_size(LANES * 8), aligned(8), ma
         }                                                                                                   \
     }                                                                                                       \
                                                                                                             \
-    static void block_##V(const Layer *a, int64_t first) {                                                  \
-        V z[MOST];                                                                                          \
-        const int n = least(a->count - first, a->block);                                                    \
+    static void block_##V(const Layer *a, int64_t first, int n) {                                           \
+        V z[ROOM];                                                                                          \
+        int32_t sums[a->weighed * a->together * n + 1];                                            \
         for (int64_t step = 0; step < a->steps; step++) {                                                   \
-            charge_##V(z, a, first, step, n);                                                               \
-            fire_##V(z, a, step, first, n, a->count);                                                       \
-        }                                                                                                   \
-    }                                                                                                       \
-                                                                                                            \
-    /* The change of the largest sum of each window, for `n` values from `out` on. */                       \
-    static void pool_##V(V *restrict z, const Pool *p, int64_t sample, int64_t out, int n) {                \
-        const int c = (int)p->channels;                                                                     \
-        V *restrict largest = (V *)p->largest + sample * p->rows * p->columns * c + out;                    \
-        const V *restrict sums = (const V *)p->sums + sample * p->height * p->width * c;                    \
-        for (int first = 0; first < n; first += c) {                                                        \
-            const int64_t place = (out + first) / c, row = place / p->columns, column = place % p->columns; \
-            V now[MOST];                                                                                    \
-            int some = 0;                                                                                   \
-            for (int i = 0; i < p->kernel[0]; i++) {                                                        \
-                const int64_t y = row * p->stride[0] - p->padding[0] + i * p->dilation[0];                  \
-                if (y < 0 || y >= p->height) continue;                                                      \
-                for (int j = 0; j < p->kernel[1]; j++) {                                                    \
-                    const int64_t x = column * p->stride[1] - p->padding[1] + j * p->dilation[1];           \
-                    if (x < 0 || x >= p->width) continue;                                                   \
-                    const V *restrict from = sums + (y * p->width + x) * c;                                 \
-                    if (some)                                                                               \
-                        for (int k = 0; k < c; k++) now[k] = from[k] > now[k] ? from[k] : now[k];           \
-                    else                                                                                    \
-                        for (int k = 0; k < c; k++) now[k] = from[k];                                       \
-                    some = 1;                                                                               \
-                }                                                                                           \
-            }                                                                                               \
-            for (int k = 0; k < c; k++) z[first + k] = now[k] - largest[first + k];                         \
-            for (int k = 0; k < c; k++) largest[first + k] = now[k];                                        \
-        }                                                                                                   \
-    }                                                                                                       \
-                                                                                                            \
-    static void sample_##V(const Layer *a, const Pool *p, int64_t sample) {                                 \
-        V z[MOST];                                                                                          \
-        const int64_t in = p->height * p->width * p->channels, out = p->rows * p->columns * p->channels;    \
-        for (int64_t step = 0; step < a->steps; step++) {                                                   \
-            for (int64_t first = sample * in; first < (sample + 1) * in; first += a->block) {               \
-                const int n = least((sample + 1) * in - first, a->block);                                   \
-                V *restrict sums = (V *)p->sums + first;                                                    \
-                charge_##V(z, a, first, step, n);                                                           \
-                for (int i = 0; i < n; i++) sums[i] += z[i];                                                \
-            }                                                                                               \
-            for (int64_t first = 0; first < out; first += a->block) {                                       \
-                const int n = least(out - first, a->block);                                                 \
-                pool_##V(z, p, sample, first, n);                                                           \
-                fire_##V(z, a, step, sample * out + first, n, p->samples * out);                            \
+            if (step % a->together == 0) weigh(a, first, step, least(a->steps - step, a->together), n, sums);\
+            const int32_t *now = sums + step % a->together * n;                                             \
+            if (a->kind == SOFT && a->terms == 1 && a->weighed) {                                           \
+                const Soft soft = {.sums = now, .bias = a->bias, .factor = a->term[0].factor,               \
+                                   .threshold = a->threshold, .said = a->said, .zero = a->zero};            \
+                soft_##V(&soft, (V *)a->membrane + first, a->codes + step * a->count + first, n);           \
+            } else {                                                                                        \
+                charge_##V(z, now, a, first, step, n);                                                      \
+                fire_##V(z, a, step, first, n, a->count);                                                   \
             }                                                                                               \
         }                                                                                                   \
     }
 
-static int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
-
 NEURONS(int32_t)
 NEURONS(double)
 
-void fire(const Layer *a, int wide, int threads) {
-    const int64_t blocks = (a->count + a->block - 1) / a->block;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t b = 0; b < blocks; b++)
-        if (wide)
-            block_double(a, b * a->block);
-        else
-            block_int32_t(a, b * a->block);
-}
+#include "pool.h"
 
-void pool_and_fire(const Layer *a, const Pool *p, int wide, int threads) {
+void fire(const Layer *a, int wide, int threads) {
+    const int64_t each = (a->row + a->block - 1) / a->block, blocks = a->count / a->row * each;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t sample = 0; sample < p->samples; sample++)
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t from = b % each * a->block, first = b / each * a->row + from;
+        const int n = least(a->row - from, a->block);
         if (wide)
-            sample_double(a, p, sample);
+            block_double(a, first, n);
         else
-            sample_int32_t(a, p, sample);
+            block_int32_t(a, first, n);
+    }
 }
 
 /* The same neurons in float32, spikes with their amplitude, step by step as torch's own operators round:
-   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values. */
-void fire_floats(int64_t count, int64_t steps, int64_t period, const float *threshold, float *v, const float *x,
-                 float *out, int threads) {
+   v <- v + x;  s = [v >= threshold] * threshold;  v <- v - s. `out` may be `x`; `threshold` has `period` values;
+   `each` is from the x of a step to that of the next, 0 where all steps see the same. */
+void fire_floats(int64_t count, int64_t steps, int64_t period, int64_t each, const float *threshold, float *v,
+                 const float *x, float *out, int threads) {
     const int64_t portions = (count + period - 1) / period;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -234,7 +196,7 @@ void fire_floats(int64_t count, int64_t steps, int64_t period, const float *thre
         const int64_t first = p * period;
         const int n = least(count - first, period);
         for (int64_t step = 0; step < steps; step++) {
-            const float *in = x + step * count + first;
+            const float *in = x + step * each + first;
             float *to = out + step * count + first;
 #pragma GCC ivdep
             for (int i = 0; i < n; i++) {

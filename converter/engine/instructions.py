@@ -12,6 +12,7 @@ from torch import Tensor
 from converter.engine import native
 from converter.engine.frame import Frame, channels_last
 from converter.engine.functions import Function, version_of
+from converter.engine.pools import plain, pool_of
 from converter.graph import BATCH, Node
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import integrate_fire
@@ -92,7 +93,7 @@ class Fire:
         out = value if self.reuse and value is not None else frame.out(self.node, inputs[0])
         state = state or self.op.begin(inputs[0])
         frame.values[self.node] = out
-        if value is None or not self._natively(state, value, out, frame.steps):
+        if not self._natively(state, inputs[0] if value is None else value, out, frame.steps):
             state = self.op.fire(state, inputs, frame.each(out))
         frame.states[self.node] = state
 
@@ -128,12 +129,29 @@ class Telescope:
         state = frame.states.get(self.node)
         if state is None:
             state = tuple(torch.zeros_like(frame.at(x, 0)) for x in given)
+        if self._natively(frame, given[0], state):
+            return
         result = self.function(*map(partial(self._summed, frame), given, state, self.inputs))
         if len(state) == len(given):
             state = (*state, torch.zeros_like(frame.at(result, 0)))
         frame.values[self.node] = self._changes(frame, result, state[-1])
         last = frame.at(result, frame.steps - 1)
         frame.states[self.node] = (*state[:-1], last if frame.steps == 1 else last.clone())
+
+    def _natively(self, frame: Frame, x: Tensor, state: State) -> bool:
+        """Do it in one pass over memory, with the same bits; False where that cannot be."""
+        if not (plain(self.node) and len(x) == frame.steps * frame.samples and dense(x) == "channels last"):
+            return False
+        if len(state) == 1:
+            largest = x.new_zeros((frame.samples, *self.node.shape[1:]))
+            state = (*state, largest.contiguous(memory_format=torch.channels_last))
+        if not all(dense(t) == "channels last" for t in state):
+            return False
+        (sums, largest), out = state, frame.out(self.node, state[1])
+        if not native.pool_floats(pool_of(self.node), sums, largest, x, out, frame.steps):
+            return False
+        frame.values[self.node], frame.states[self.node] = out, state
+        return True
 
     @staticmethod
     def _summed(frame: Frame, x: Tensor, total: Tensor, reuse: bool) -> Tensor:

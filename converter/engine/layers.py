@@ -14,6 +14,7 @@ from torch import Tensor
 
 from converter.engine.codes import EXACT, WIDE, Charge, Code, Codes, Given, Spikes, Term, Value, Weighed
 from converter.engine.native import BURST, HARD, LEVELS, MOST, SIGNED, SOFT, TERMS
+from converter.engine.pools import plain
 from converter.errors import Refusal
 from converter.fixed_point import unit, whole
 from converter.graph import Graph, Node
@@ -103,11 +104,7 @@ class Reader:
 
     def _pools(self, node: Node) -> bool:
         """Whether `node` is a max-pool through time that only one layer of neurons reads."""
-        op = node.op
-        if not isinstance(op, MaxPool) or node not in self.plan.cumulative or len(op.kernel) != 2:
-            return False
-        inside = all(a < k for a, k in zip(op.pad, (op.kernel[1],) * 2 + (op.kernel[0],) * 2, strict=False))
-        return inside and min(op.pad, default=0) >= 0 and self._alone(node)
+        return plain(node) and node in self.plan.cumulative and self._alone(node)
 
     def _alone(self, node: Node) -> bool:
         """Whether nothing but one op reads it."""

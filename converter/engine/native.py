@@ -27,15 +27,20 @@ MOST = 4096
 """Channels that a layer may have."""
 NEAR = 512
 """About so many membranes are taken at once."""
+ROOM = 8192
+"""At most so many are."""
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
+PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "pool.h", "soft.h")))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
 )
 KINDS = {torch.float32: 0, torch.uint8: 1, torch.int32: 2, torch.float64: 3}
 """How a term's values come: FLOAT32, CODES, INT32, FLOAT64."""
+BYTES = 4
+"""Or as spikes in bytes, to be weighed and summed up (`bytes`)."""
 SOFT, HARD, SIGNED, LEVELS, BURST = range(5)
 """What a neuron does, as `fire.c` calls it."""
 
@@ -53,10 +58,13 @@ class Layer(ctypes.Structure):
     """`Layer` of fire.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("count", "steps", "block")),
-        *((name, ctypes.c_int32) for name in ("terms", "kind", "levels", "zero")),
+        *((name, ctypes.c_int64) for name in ("count", "steps", "block", "row", "together")),
+        *((name, ctypes.c_int32) for name in ("terms", "weighed", "kind", "levels", "zero")),
         ("term", Term * TERMS),
-        *((name, ctypes.c_void_p) for name in ("bias", "threshold", "worth", "membrane", "net", "codes")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("bias", "threshold", "worth", "said", "membrane", "net", "codes")
+        ),
     )
 
 
@@ -88,11 +96,17 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def sums_bytes() -> bool:
+    """Whether the compiled kernels weigh and sum up spikes too: where the processor has VNNI."""
+    found = library()
+    return found is not None and bool(found.sums_bytes())
+
+
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
     """The library, made if it is not there: by way of objects, so that no runtime is linked in."""
-    source = SOURCE.read_bytes()
+    sources = [part.read_bytes() for part in PARTS]
     made_of = (*flags, compiler, platform.machine(), processor(), platform.platform())
-    name = sha256(b"\0".join([source, *(part.encode() for part in made_of)])).hexdigest()[:24]
+    name = sha256(b"\0".join([*sources, *(part.encode() for part in made_of)])).hexdigest()[:24]
     try:
         place = cache_directory()
         place.mkdir(parents=True, exist_ok=True)
@@ -141,16 +155,29 @@ def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
 def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor, steps: int) -> bool:
     """Integrate-and-fire with soft reset in float32, in memory of its own; False where it cannot be done so.
 
-    `values` and `out` [steps · batch, …], which may be the same, lie as `membrane` [batch, …] does;
-    `threshold` is laid out by `periodic`.
+    `values` and `out` [steps · batch, …], which may be the same, lie as `membrane` [batch, …] does, or all
+    steps see the same `values` [batch, …]; `threshold` is laid out by `Thresholds`.
     """
     found, count = library(), membrane.numel()
     if found is None:
         return False
     shared = torch.get_num_threads() if count * steps >= SHARED else 1
-    numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold)))
+    each = count if values.numel() > count else 0
+    numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold), each))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
     found.fire_floats(*numbers, *memory, shared)
+    return True
+
+
+def pool_floats(pool: Pool, sums: Tensor, largest: Tensor, values: Tensor, out: Tensor, steps: int) -> bool:
+    """A max-pool through time in float32, all of it in channels_last; False where it cannot be done so."""
+    found = library()
+    if found is None:
+        return False
+    pool.samples, pool.sums, pool.largest = len(sums), sums.data_ptr(), largest.data_ptr()
+    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
+    found.pool_floats(ctypes.byref(pool), ctypes.c_int64(steps), *memory, shared)
     return True
 
 
@@ -170,17 +197,21 @@ def right(found: ctypes.CDLL) -> bool:
             out, net = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(3, dtype=torch.int32)
             one, bias, threshold = (torch.full((3,), n, dtype=number) for n in (1, 0, 10))
             worth = torch.full((3,), 3, dtype=torch.int32)
-            layer = Layer(count=3, steps=2, block=3, terms=1, kind=kind, levels=2, zero=128)
+            said = torch.full((3,), 131, dtype=torch.uint8)
+            layer = Layer(
+                count=3, steps=2, block=3, row=3, together=1, terms=1, kind=kind, levels=2, zero=128
+            )
             layer.term[0] = Term(current.data_ptr(), one.data_ptr(), 0, KINDS[current.dtype], 0, 3, 3)
             layer.bias, layer.threshold, layer.worth = (t.data_ptr() for t in (bias, threshold, worth))
+            layer.said = said.data_ptr()
             layer.membrane, layer.net, layer.codes = membrane.data_ptr(), net.data_ptr(), out.data_ptr()
             found.fire(ctypes.byref(layer), int(wide), 1)
             if tuple(map(tuple, out.tolist())) != codes:
                 return False
     one, membrane = torch.ones(3), torch.full((3,), 0.5)
     values = torch.tensor([[0.75, 0.25, -1.0], [0.5, 0.0, 9.0]])
-    numbers = (ctypes.c_int64(n) for n in (3, 2, 3))
+    numbers = (ctypes.c_int64(n) for n in (3, 2, 3, 3))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (one, membrane, values, values))
     found.fire_floats(*numbers, *memory, 1)
-    said = values.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    return said and membrane.tolist() == [0.75, 0.75, 7.5]
+    spikes = values.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    return spikes and membrane.tolist() == [0.75, 0.75, 7.5]

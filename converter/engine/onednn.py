@@ -101,21 +101,8 @@ def weigher(op: Conv | Linear, codes: Tensor, zero: int, shape: tuple[int, ...])
     packed = torch.ops.onednn.qconv_prepack(
         codes, one, 1.0, 0, stride, padding, dilation, op.groups, list(shape)
     )
-    rest: tuple[Any, ...] = (
-        one,
-        none,
-        None,
-        stride,
-        padding,
-        dilation,
-        op.groups,
-        1.0,
-        0,
-        exact,
-        "none",
-        [],
-        "",
-    )
+    spread: tuple[Any, ...] = one, none, None, stride, padding, dilation, op.groups
+    rest: tuple[Any, ...] = *spread, 1.0, 0, exact, "none", [], ""
     convolved = torch.ops.onednn.qconv2d_pointwise.default
     return lambda x: convolved(x, 1.0, zero, packed, *rest)
 

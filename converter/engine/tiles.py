@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from converter.graph import Graph, size_of
+from converter.plan import Plan
 
 AT_ONCE = 8 << 20
 """Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
-SUMS_AT_ONCE = 2 << 20
+SUMS_AT_ONCE = 4 << 20
 """The same for the sums of a layer in whole numbers: they are read once, and the next layer's stand there."""
-MOST = 32
-"""Samples times steps beyond which larger batches gain nothing."""
+MOST, MOST_WHOLE = 32, 64
+"""Samples times steps beyond which larger batches gain nothing: in floating point, in whole numbers."""
 TOGETHER, CHUNK = 4, 8
 """Steps that a pass over membranes is worth sharing between: in floating point, in whole numbers."""
 
@@ -53,14 +54,17 @@ def stepwise(largest: int, batch: int) -> Tiling:
     Some steps at once first, then as many samples as fit: neurons go through all steps of a chunk in a pass,
     so their membranes are read once in so many steps.
     """
-    fitting = max(CHUNK, min(MOST, SUMS_AT_ONCE // largest))
+    fitting = max(CHUNK, min(MOST_WHOLE, SUMS_AT_ONCE // largest))
     samples = max(1, min(batch, fitting // CHUNK))
     return Tiling(samples, fitting // samples)
 
 
-def tiling_for(graph: Graph, batch: int, *, chunks: bool = True) -> Tiling:
-    """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch."""
-    largest = max(4 * size_of(node.shape) for node in graph)
+def tiling_for(graph: Graph, plan: Plan, batch: int, *, chunks: bool = True) -> Tiling:
+    """The tiling for a batch of this size; `chunks` says whether steps can be run as one batch.
+
+    What the image alone determines does not count: it is there once, whatever the number of steps.
+    """
+    largest = max(4 * size_of(node.shape) for node in plan.step or graph.order)
     fitting = max(1, min(MOST, AT_ONCE // largest))
     if graph.batch is not None:
         return Tiling(graph.batch, 1)

@@ -12,32 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.engine import native, onednn
+from converter.engine.bytes import Within, fits
 from converter.engine.codes import NARROW, PLANE, WIDE, Charge, Code, Given, Spikes, Term, Weighed
 from converter.engine.frame import Frame
 from converter.engine.functions import Function
+from converter.engine.ready import REMEMBERS, Ready
 from converter.errors import ModelError
 from converter.graph import Node
-from converter.ops import Conv, MaxPool, Pad
-
-REMEMBERS = (native.SIGNED, native.LEVELS, native.BURST)
-"""Neurons with a net count beside the membrane."""
-
-
-class Ready:
-    """What machine code takes of a layer, laid out for numbers of one type."""
-
-    def __init__(self, c: Charge, lines: list[tuple[Term, Tensor]], number: torch.dtype) -> None:
-        times = max(1, round(native.NEAR / len(c.worth)))
-        self.numbers = [t.repeat(times).to(number) for t in (c.bias, c.threshold)]
-        self.numbers += [c.worth.repeat(times).to(torch.int32)]
-        self.factors = [factor.repeat(times).to(number) for _, factor in lines]
-        self.layer = native.Layer(block=times * len(c.worth), terms=len(lines), kind=c.kind, levels=c.levels)
-        self.layer.zero = c.zero
-        self.layer.bias, self.layer.threshold, self.layer.worth = (t.data_ptr() for t in self.numbers)
-        self.pool = pool_of(c.pool) if c.pool is not None else None
-        self.places = [self.layer.term[i] for i in range(len(lines))]
-        for place, (term, _), factor in zip(self.places, lines, self.factors, strict=True):
-            place.factor, place.zero = factor.data_ptr(), term.zero if isinstance(term, Spikes) else 0
+from converter.ops import Conv, Pad
 
 
 @dataclass
@@ -73,15 +55,19 @@ class Fire:
     sums: dict[Weighed, Sum] = field(init=False)
     lines: list[tuple[int, int, Tensor]] = field(init=False)
     """Of each number that is added: which term it is of, the plane of it, and its factor."""
+    within: dict[Term, Within] = field(init=False)
+    """Synapses whose sums are taken in the pass over the neurons."""
     ready: dict[torch.dtype, Ready] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Lay out what does not change."""
         c, one = self.charge, torch.ones_like(self.charge.worth)
-        self.sums, self.lines = {t: Sum(t) for t in c.terms if isinstance(t, Weighed)}, []
+        weighed = [t for t in c.terms if isinstance(t, Weighed)]
+        self.within = {t: Within(t) for t in weighed if fits(t)}
+        self.sums, self.lines = {t: Sum(t) for t in weighed if t not in self.within}, []
         for i, term in enumerate(c.terms):
             if isinstance(term, Weighed):
-                count = len(term.planes)
+                count = 1 if term in self.within else len(term.planes)
                 self.lines += [(i, p, term.factor * PLANE ** (count - 1 - p)) for p in range(count)]
             else:
                 self.lines.append((i, 0, one * term.factor if isinstance(term, Spikes) else one))
@@ -97,15 +83,18 @@ class Fire:
         run(frame.steps, terms, state, frame.code(self.charge.node))
 
     def _data(self, term: Term, frame: Frame) -> Tensor:
-        """What a term says in this chunk, the channels innermost."""
+        """What a term says in this chunk, the channels innermost; of one within, the spikes it weighs."""
+        c = self.charge
         match term:
+            case Weighed() if term in self.within:
+                return self.within[term](frame.codes[term.source], frame.steps, c.comes.shape)
             case Weighed():
                 return self.sums[term](frame.codes[term.source])
             case Spikes():
                 return innermost(frame.codes[term.source])
             case Given():
-                return frame.whole(term.source, self.charge.exponent)
-        return innermost(frame.read(term.source) * 2.0**-self.charge.exponent)
+                return frame.whole(term.source, c.exponent)
+        return innermost(frame.read(term.source) * 2.0**-c.exponent)
 
     def _begin(self, frame: Frame, terms: list[Tensor]) -> tuple[Tensor, ...]:
         """Membranes before the first step, as wide as a run may need them; the net count beside."""
@@ -125,35 +114,16 @@ class Fire:
         if c.kind in REMEMBERS:
             state.append(torch.zeros(size, dtype=torch.int32))
         if c.pool is not None:
-            shape = c.pool.inputs[0].shape
+            shape = c.comes.shape
             state.append(torch.zeros((frame.samples, *shape[2:], shape[1]), dtype=number))
             state.append(torch.zeros(size, dtype=number))
         return tuple(state)
 
     def _native(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
-        c, number = self.charge, state[0].dtype
+        number = state[0].dtype
         if (ready := self.ready.get(number)) is None:
-            self.ready[number] = ready = Ready(
-                c, [(c.terms[i], factor) for i, _, factor in self.lines], number
-            )
-        layer, channels = ready.layer, len(c.worth)
-        count = (state[0] if c.pool is None else state[-2]).numel()
-        if (layer.count, layer.steps) != (count, steps):
-            layer.count, layer.steps = count, steps
-            for place, (i, _, _) in zip(ready.places, self.lines, strict=True):
-                data = terms[i]
-                place.row, place.channels = data.shape[-1], channels
-                place.stride = 0 if isinstance(c.terms[i], Given) else data.numel() // steps
-        for place, (i, plane, _) in zip(ready.places, self.lines, strict=True):
-            place.kind = native.KINDS[terms[i].dtype]
-            place.data = terms[i].data_ptr() + plane * channels * terms[i].element_size()
-        layer.membrane, layer.codes = state[0].data_ptr(), out.data_ptr()
-        layer.net = state[1].data_ptr() if c.kind in REMEMBERS else None
-        if ready.pool is not None:
-            sums, largest = state[-2:]
-            ready.pool.samples, ready.pool.sums = len(sums), sums.data_ptr()
-            ready.pool.largest = largest.data_ptr()
-        native.fire(layer, ready.pool, number == torch.float64)
+            self.ready[number] = ready = Ready(self.charge, self.lines, self.within, number)
+        ready(steps, terms, state, out)
 
     def _eager(self, steps: int, terms: list[Tensor], state: tuple[Tensor, ...], out: Tensor) -> None:
         """The same where there is no compiler."""
@@ -223,18 +193,6 @@ class Decode:
         said = frame.codes[self.node].to(torch.float32)
         said = said.sub_(self.code.zero) if self.code.zero else said
         frame.values[self.node] = said.mul_(self.code.gain * 2.0**self.code.exponent)
-
-
-def pool_of(node: Node) -> native.Pool:
-    """The geometry of a max-pool; what it pads with is never the largest."""
-    op, (_, channels, height, width), (rows, columns) = node.op, node.inputs[0].shape, node.shape[2:]
-    assert isinstance(op, MaxPool)
-    pool = native.Pool(channels=channels, height=height, width=width, rows=rows, columns=columns)
-    left, _, top, _ = (*op.pad, 0, 0, 0, 0)[:4]
-    pool.kernel, pool.stride = op.kernel, op.stride or op.kernel
-    pool.padding = tuple(a + b for a, b in zip(op.padding or (0, 0), (top, left), strict=True))
-    pool.dilation = op.dilation or (1, 1)
-    return pool
 
 
 def innermost(x: Tensor) -> Tensor:
