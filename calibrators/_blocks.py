@@ -156,8 +156,9 @@ def answers(
             of_each = zip(*(readout.split(len(some)) for readout in outputs), strict=True)
             for place, readouts in enumerate(of_each):
                 found[:, place] += torch.stack([each.sum().cpu() for each in apart(readouts, wanted)])
+    tempered, distance = (found / len(x)).tolist()
     return (
-        tuple(Answer(*each, delay) for each, delay in zip((found / len(x)).T.tolist(), delays, strict=True)),
+        tuple(Answer(*each) for each in zip(tempered, distance, delays, strict=True)),
         spikes / len(x) / max(1, sum(size_of(node.shape) for node in neurons)),
     )
 

@@ -5,9 +5,9 @@ of
 
     KL(ANN ‖ SNN after T steps) + weight · spikes per neuron
 
-on held-out samples (scores far apart are tempered first: `_blocks`; of a network that does not name a class,
-the squared error of all its outputs stands for KL: `converter.divergence`) says where to look next (largest expected
-improvement; scikit-optimize). One half of the samples gives the statistics, the other half is the objective.
+on held-out samples says where to look next (largest expected improvement; scikit-optimize). Scores far apart
+are tempered first (`_blocks`); of a network that names no class the squared error of all outputs stands
+for KL (`converter.divergence`). One half of the samples gives the statistics, the other half is the objective.
 What is best of all that was tried is taken, and that is the start itself when nothing was better. MSAT
 (Brain-Cog) searches one percentile for a network so; more knobs and a start that is good already are ours.
 """
@@ -47,7 +47,7 @@ SMALLEST = 1e-12
 class Bayesian:
     """`timesteps` and `schedule` of the run it is meant for; `trials` in all.
 
-    `groups`: blocks of layers with a knob each. `spike_weight`: what a spike per neuron costs, in nats. `search`:
+    `groups`: blocks of layers with a knob each. `spike_weight`: nats that a spike per neuron costs. `search`:
     the file that keeps the trials, from which a search goes on. `jobs` trials at a time, on whatever
     `joblib.parallel_config` says. `delays`: of the read-out, in steps of a stream. A run can be read out with
     each of them, so this knob costs no trial: each stands with the one it was best with, the first with the

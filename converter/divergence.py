@@ -38,7 +38,7 @@ def is_distribution(values: Tensor) -> bool:
 
 
 def names_classes(target: Sequence[Tensor]) -> bool:
-    """Whether these outputs answer which class: one output, [batch, classes] or shares of one along axis 1."""
+    """Whether they say which class: a single output, [batch, classes] or shares of one along axis 1."""
     return len(target) == 1 and (target[0].dim() == 2 or is_distribution(target[0]))
 
 

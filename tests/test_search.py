@@ -143,13 +143,13 @@ def test_all_outputs_of_a_network_of_boxes_are_judged_by_hand(monkeypatch: pytes
         assert answer.tempered == answer.distance == pytest.approx((1 / 36 + 1 / 16) / 2, rel=1e-5)
         assert spikes == 2.0
     search = Bayesian(timesteps=4, trials=6, groups=1)
-    found, trials = search.searched(graph, lambda: [x, torch.full((3, 1), 0.9)])
+    _, trials = search.searched(graph, lambda: [x, torch.full((3, 1), 0.9)])
     assert {trial.judged for trial in trials} == {"squared error"}
     assert best(trials).objective <= trials[0].objective
 
 
 def test_a_search_by_squares_does_not_go_on_from_one_by_divergence(tmp_path: Path) -> None:
-    """A file says by what several outputs were judged; of one that names classes it says nothing, as before."""
+    """A file says by what several outputs were judged; where classes are named, nothing, as before."""
     path = tmp_path / "search.json"
     Bayesian(timesteps=4, trials=1, search=str(path)).searched(small(), samples)
     assert "judged" not in json.loads(path.read_text())["search"]
