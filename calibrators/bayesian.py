@@ -7,7 +7,7 @@ of
 
 on held-out samples says where to look next (largest expected improvement; scikit-optimize). Scores far apart
 are tempered first (`_blocks`); of a network that names no class the squared error of all outputs stands
-for KL (`converter.divergence`). One half of the samples gives the statistics, the other half is the objective.
+for KL (`converter.divergence`). One half of the samples gives the statistics, the other is the objective.
 What is best of all that was tried is taken, and that is the start itself when nothing was better. MSAT
 (Brain-Cog) searches one percentile for a network so; more knobs and a start that is good already are ours.
 """
