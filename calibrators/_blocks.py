@@ -9,14 +9,14 @@ first membrane, in thresholds: a lower one holds back spikes that come too early
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from calibrators import with_ranges
-from converter.divergence import divergence, is_distribution
+from converter.divergence import divergence, is_distribution, names_classes, squared_error
 from converter.graph import Graph, Node, size_of
 from converter.neurons import Neuron
 from converter.observe import Batches
@@ -88,12 +88,35 @@ def temperature(target: Tensor) -> float:
     return 1.0 if is_distribution(target) else max(1.0, float(target.std(1).mean()) / SPREAD)
 
 
+Distances = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
+
+
+def distances(target: Sequence[Tensor]) -> Distances:
+    """(read-outs, the ANN's outputs) -> how far they are apart, tempered and as they are, each [batch].
+
+    What tempers scores follows from all of the ANN's outputs, `target`.
+    """
+    if not names_classes(target):
+        return lambda readouts, wanted: (squared_error(readouts, wanted),) * 2
+    heat = temperature(target[0])
+
+    def of_classes(readouts: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        (said,), (ann,) = readouts, wanted
+        return divergence(said / heat, ann / heat), divergence(said, ann)
+
+    return of_classes
+
+
 @dataclass(frozen=True)
 class Answer:
-    """How far an answer is from the ANN's: `tempered`, KL of tempered scores, and `nats`, of the scores."""
+    """How far an answer is from the ANN's: `distance`, and `tempered`, what a search makes small.
+
+    Of classes they are KL in nats, of scores and of tempered scores; of other outputs both are the squared
+    error.
+    """
 
     tempered: float
-    nats: float
+    distance: float
     delay: int
     """The first steps that were not read out."""
 
@@ -101,23 +124,23 @@ class Answer:
 def answers(
     graph: Graph,
     x: Tensor,
-    target: Tensor,
+    target: Sequence[Tensor],
     timesteps: int,
     schedule: str = "stream",
     delays: Sequence[int] = (0,),
 ) -> tuple[tuple[Answer, ...], float]:
-    """How far the answers after `timesteps` of `x` are from the ANN's answers `target`, and what they cost.
+    """How far the answers after `timesteps` of `x` are from the ANN's outputs `target`, and what they cost.
 
     An answer for each of `delays` of the read-out, all of one run, and the spikes per neuron of that run; in
     a pipeline after windows of `timesteps`.
     """
     steps, fire_each = run_of(schedule, timesteps, graph)
-    heat = temperature(target)
+    apart = distances(target)
     neurons = [node for node in graph if isinstance(node.op, Neuron)]
     largest = max(size_of(node.shape) for node in graph)
     size = max(1, MEMORY // (4 * timesteps * largest))
     spikes = 0.0
-    nats, tempered = (torch.zeros(len(delays), dtype=torch.float64) for _ in range(2))
+    found = torch.zeros(2, len(delays), dtype=torch.float64)
 
     def fire(node: Node, currents: Tensor) -> Tensor:
         nonlocal spikes
@@ -128,14 +151,14 @@ def answers(
         return fired if len(fired) == len(currents) else fired.mean(0, keepdim=True)
 
     with torch.inference_mode():
-        for some, wanted in zip(x.split(size), target.split(size), strict=True):
-            (readouts, *_) = unroll(graph, some, steps, fire, delays=delays)
-            for place, readout in enumerate(readouts.split(len(some))):
-                nats[place] += divergence(readout, wanted).sum().cpu()
-                tempered[place] += divergence(readout / heat, wanted / heat).sum().cpu()
-    found = zip((tempered / len(x)).tolist(), (nats / len(x)).tolist(), delays, strict=True)
+        for some, *wanted in zip(x.split(size), *(each.split(size) for each in target), strict=True):
+            outputs = unroll(graph, some, steps, fire, delays=delays)
+            of_each = zip(*(readout.split(len(some)) for readout in outputs), strict=True)
+            for place, readouts in enumerate(of_each):
+                found[:, place] += torch.stack([each.sum().cpu() for each in apart(readouts, wanted)])
+    tempered, distance = (found / len(x)).tolist()
     return (
-        tuple(Answer(*each) for each in found),
+        tuple(Answer(*each) for each in zip(tempered, distance, delays, strict=True)),
         spikes / len(x) / max(1, sum(size_of(node.shape) for node in neurons)),
     )
 

@@ -5,8 +5,9 @@ of
 
     KL(ANN ‖ SNN after T steps) + weight · spikes per neuron
 
-on held-out samples (scores far apart are tempered first: `_blocks`) says where to look next (largest expected
-improvement; scikit-optimize). One half of the samples gives the statistics, the other half is the objective.
+on held-out samples says where to look next (largest expected improvement; scikit-optimize). Scores far apart
+are tempered first (`_blocks`); of a network that names no class the squared error of all outputs stands
+for KL (`converter.divergence`). One half of the samples gives the statistics, the other is the objective.
 What is best of all that was tried is taken, and that is the start itself when nothing was better. MSAT
 (Brain-Cog) searches one percentile for a network so; more knobs and a start that is good already are ours.
 """
@@ -27,6 +28,7 @@ from calibrators import calibrators
 from calibrators._blocks import DELAY, Knob, answers, every_second, knobs, turned, warm
 from calibrators._trials import read, write
 from calibrators.least_squares import LeastSquares
+from converter.divergence import names_classes
 from converter.errors import DataError, UsageError
 from converter.graph import Graph
 from converter.neurons import Neuron
@@ -95,11 +97,13 @@ class Bayesian:
         if not held_out:
             raise DataError("a search needs two samples or more, there is 1")
         with torch.inference_mode():
-            target = torch.cat([(ann or graph).run(some)[0] for some in held_out])
+            each = [(ann or graph).run(some) for some in held_out]
+            target = tuple(torch.cat(parts) for parts in zip(*each, strict=True))
         x = torch.cat(held_out)
         ranges = {node: node.op.calibrated() * node.op.parts for node in start if isinstance(node.op, Neuron)}
         blocks = min(self.groups, len(ranges))
         space, free = knobs(blocks), len(self.delays) > 1
+        judged = Trial.judged if names_classes(target) else "squared error"
         told_by = [*(knob.name for knob in space), *([DELAY] if free else [])]
 
         def objective(values: Values) -> Trial:
@@ -108,7 +112,8 @@ class Bayesian:
             found, spikes = answers(network, x, target, self.timesteps, self.schedule, delays)
             nearest = min(found, key=lambda answer: answer.tempered)
             told = {**values, DELAY: float(nearest.delay)} if free else dict(values)
-            return Trial(told, nearest.tempered + self.spike_weight * spikes, nearest.nats, spikes)
+            worth = nearest.tempered + self.spike_weight * spikes
+            return Trial(told, worth, nearest.distance, spikes, judged)
 
         path = None if self.search is None else Path(self.search)
         identity = {
@@ -119,6 +124,7 @@ class Bayesian:
             "delays": list(self.delays),
             "knobs": {knob.name: [knob.low, knob.high] for knob in space},
             "network and data": digest(start, x),
+            **({} if judged == Trial.judged else {"judged": judged}),
         }
         tried = () if path is None else read(path, identity, told_by)
 

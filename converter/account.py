@@ -60,10 +60,12 @@ def said_of_search(trials: Sequence[Trial]) -> str:
     """What a search found, in words: how much nearer to the ANN than at its start."""
     start, found = trials[0], best(trials)
     tried = f"{len(trials)} trials" if len(trials) > 1 else "1 trial"
+    unit = " nats" if start.judged == "KL" else ""
     if found.objective >= start.objective:
-        return f"{tried}, none better on held-out samples than the start (KL {start.divergence:.4g} nats)"
+        stood = f"{start.judged} {start.divergence:.4g}{unit}"
+        return f"{tried}, none better on held-out samples than the start ({stood})"
     turned = ", ".join(f"{name} {value:+.2f}" for name, value in found.knobs.items())
-    nearer = f"KL on held-out samples from {start.divergence:.4g} to {found.divergence:.4g} nats"
+    nearer = f"{start.judged} on held-out samples from {start.divergence:.4g} to {found.divergence:.4g}{unit}"
     if found.spikes_per_neuron != start.spikes_per_neuron:
         nearer += f", spikes per neuron from {start.spikes_per_neuron:.3g} to {found.spikes_per_neuron:.3g}"
     return f"{tried}, {nearer} in trial {trials.index(found) + 1} ({turned})"

@@ -59,8 +59,10 @@ class Trial:
     objective: float
     """What the search makes small: a divergence from the ANN, and what spikes cost."""
     divergence: float
-    """KL(ANN ‖ SNN) in nats, as it stands in the curve."""
+    """KL(ANN ‖ SNN) in nats, as it stands in the curve; or what `judged` says."""
     spikes_per_neuron: float
+    judged: str = "KL"
+    """By what: `squared error` of all outputs, relative to the ANN's, where these are not classes."""
 
 
 def best(trials: Sequence[Trial]) -> Trial:

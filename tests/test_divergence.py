@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.divergence import divergence, is_distribution
+from converter.divergence import divergence, is_distribution, names_classes, squared_error
 
 
 def test_scores_by_hand() -> None:
@@ -39,6 +39,22 @@ def test_dense_answers_are_averaged_over_their_positions() -> None:
     target = torch.tensor([[[log(3.0), 0.0], [0.0, 0.0]]])  # two classes at two places
     readout = torch.zeros(1, 2, 2)
     assert float(divergence(readout, target)) == pytest.approx((0.75 * log(1.5) + 0.25 * log(0.5)) / 2)
+
+
+def test_values_that_are_no_classes_are_judged_by_their_squares() -> None:
+    """Boxes (3, 4) said as (3, 0): 16 of 25; a score of 2 said as 1: 1 of 4; of both the mean."""
+    boxes, score = torch.tensor([[3.0, 4.0]]), torch.tensor([[[2.0]]])
+    said = torch.tensor([[3.0, 0.0]]), torch.tensor([[[1.0]]])
+    assert squared_error(said, (boxes, score)).tolist() == [pytest.approx((0.64 + 0.25) / 2)]
+    assert squared_error((boxes, score), (boxes, score)).tolist() == [0.0]
+
+
+def test_one_output_of_scores_names_classes_and_a_map_or_several_outputs_do_not() -> None:
+    scores, heat = torch.tensor([[2.0, -1.0]]), torch.ones(1, 2, 3, 3)
+    assert names_classes([scores])
+    assert names_classes([heat / 2])  # shares of one at each place: which class a pixel is of
+    assert not names_classes([heat])
+    assert not names_classes([scores, scores])
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.floats(0.1, 30))

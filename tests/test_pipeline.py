@@ -113,6 +113,10 @@ STANDING = "(scale 1 +0.25, initial -0.10)"
             [Trial(HALF, 0.5, 0.5, 1.0)],
             "1 trial, none better on held-out samples than the start (KL 0.5 nats)",
         ),
+        (
+            [Trial(HALF, 0.5, 0.5, 1.0, "squared error"), Trial(FULL, 0.25, 0.25, 1.0, "squared error")],
+            f"2 trials, squared error on held-out samples from 0.5 to 0.25 in trial 2 {STANDING}",
+        ),
     ],
 )
 def test_what_a_search_found_in_words(trials: list[Trial], said: str) -> None:

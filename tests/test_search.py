@@ -115,12 +115,55 @@ def test_an_answer_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     graph = with_ranges(graph, {n: torch.tensor(1.0) for n in graph if isinstance(n.op, Neuron)})
     x = torch.tensor([[0.5, 1.0]]).expand(5, 2)
-    assert answers(graph, x, x, 4) == ((Answer(0.0, 0.0, 0),), 3.0)
-    (whole,), _ = answers(graph, x, x.flip(1), 4)
+    assert answers(graph, x, (x,), 4) == ((Answer(0.0, 0.0, 0),), 3.0)
+    (whole,), _ = answers(graph, x, (x.flip(1),), 4)
     assert whole.tempered > 0.1
     monkeypatch.setattr(_blocks, "MEMORY", 1)
-    (parts,), _ = answers(graph, x, x.flip(1), 4)
-    assert (parts.tempered, parts.nats) == pytest.approx((whole.tempered, whole.nats))
+    (parts,), _ = answers(graph, x, (x.flip(1),), 4)
+    assert (parts.tempered, parts.distance) == pytest.approx((whole.tempered, whole.distance))
+
+
+def test_all_outputs_of_a_network_of_boxes_are_judged_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current of 0.6 on a threshold of 1 from ½ fires twice in four steps and says 0.5.
+
+    y says 0.5 of 0.6: an error of (1/6)² = 1/36. z says 1 − 0.5 of 1 − 0.6: (1/4)² = 1/16. Of both the mean.
+    """
+    plain = parse(
+        "h = Relu(x) y = Gemm(h, w) z = Gemm(h, v, b)",
+        {"w": torch.eye(1), "v": -torch.eye(1), "b": torch.ones(1)},
+        inputs="float[N,1] x",
+        outputs="float[N,1] y, float[N,1] z",
+    )
+    graph = Spike()(apply(load(plain))[0])
+    ready = with_ranges(graph, {n: torch.tensor(1.0) for n in graph if isinstance(n.op, Neuron)})
+    x = torch.full((3, 1), 0.6)
+    for memory in (_blocks.MEMORY, 1):
+        monkeypatch.setattr(_blocks, "MEMORY", memory)
+        (answer,), spikes = answers(ready, x, graph.run(x), 4)
+        assert answer.tempered == answer.distance == pytest.approx((1 / 36 + 1 / 16) / 2, rel=1e-5)
+        assert spikes == 2.0
+    search = Bayesian(timesteps=4, trials=6, groups=1)
+    _, trials = search.searched(graph, lambda: [x, torch.full((3, 1), 0.9)])
+    assert {trial.judged for trial in trials} == {"squared error"}
+    assert best(trials).objective <= trials[0].objective
+
+
+def test_a_search_by_squares_does_not_go_on_from_one_by_divergence(tmp_path: Path) -> None:
+    """A file says by what several outputs were judged; where classes are named, nothing, as before."""
+    path = tmp_path / "search.json"
+    Bayesian(timesteps=4, trials=1, search=str(path)).searched(small(), samples)
+    assert "judged" not in json.loads(path.read_text())["search"]
+    path.unlink()
+    body = "h = Relu(x) y = Gemm(h, w) z = Gemm(h, w)"
+    boxes = parse(body, {"w": weight(6, 3)}, inputs="float[N,6] x", outputs="float[N,3] y, float[N,3] z")
+    graph = Spike()(apply(load(boxes))[0])
+    search = Bayesian(timesteps=4, trials=1, search=str(path))
+    search.searched(graph, samples)
+    kept = json.loads(path.read_text())
+    assert kept["search"].pop("judged") == "squared error"
+    path.write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="of another search: its judged is None, here it is squared error"):
+        search.searched(graph, samples)
 
 
 def test_an_answer_after_each_delay_is_that_of_a_model_with_it(digits_model: Path) -> None:
@@ -128,11 +171,11 @@ def test_an_answer_after_each_delay_is_that_of_a_model_with_it(digits_model: Pat
     x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     ready = LeastSquares(timesteps=5)(graph, lambda: [x])
     (target,) = graph.run(x)
-    found, _ = answers(ready, x, target, 5, delays=(0, 2, 4))
+    found, _ = answers(ready, x, (target,), 5, delays=(0, 2, 4))
     assert [each.delay for each in found] == [0, 2, 4]
     for each in found:
         readout = RateModel(ready, delay=each.delay)(x, 5)[-1]
-        assert each.nats == pytest.approx(float(divergence(readout, target).mean()), rel=1e-4)
+        assert each.distance == pytest.approx(float(divergence(readout, target).mean()), rel=1e-4)
 
 
 def test_an_answer_of_a_pipeline_counted_by_hand() -> None:
@@ -148,7 +191,7 @@ def test_an_answer_of_a_pipeline_counted_by_hand() -> None:
         graph = with_ranges(graph, {n: torch.tensor(1.0) for n in graph if isinstance(n.op, Neuron)})
         x, answered = torch.full((3, 2), value), torch.full((3, 2), said)
         assert PipelinedModel(graph)(x, 2).tolist() == answered.tolist()
-        assert answers(graph, x, answered, 2, "pipelined") == ((Answer(0.0, 0.0, 0),), spikes)
+        assert answers(graph, x, (answered,), 2, "pipelined") == ((Answer(0.0, 0.0, 0),), spikes)
 
 
 def test_scores_far_apart_are_tempered_and_others_are_not() -> None:
@@ -204,10 +247,12 @@ def test_what_is_returned_is_what_was_best_on_held_out_samples() -> None:
     graph, batches = small(), samples()
     found, trials = Bayesian(timesteps=4, trials=7, groups=2).searched(graph, lambda: batches)
     x = torch.cat(batches)[1::2]
-    (reached,), spikes = answers(found, x, graph.run(x)[0], 4)
+    (reached,), spikes = answers(found, x, graph.run(x), 4)
     assert reached.tempered == pytest.approx(best(trials).objective)
-    assert (reached.nats, spikes) == pytest.approx((best(trials).divergence, best(trials).spikes_per_neuron))
-    assert reached.nats <= trials[0].divergence
+    assert (reached.distance, spikes) == pytest.approx(
+        (best(trials).divergence, best(trials).spikes_per_neuron)
+    )
+    assert reached.distance <= trials[0].divergence
     only = Bayesian(timesteps=4, trials=1)(graph, lambda: batches)
     half = LeastSquares(timesteps=4)(graph, every_second(lambda: batches, 0))
     assert str(only) == str(half)
@@ -241,7 +286,7 @@ def test_a_delay_of_the_readout_is_found_beside_the_knobs() -> None:
     assert trials[1].objective <= trials[0].objective
     assert {trial.knobs["delay"] for trial in trials} <= {0.0, 1.0, 3.0}
     x = torch.cat(batches)[1::2]
-    each, _ = answers(found, x, graph.run(x)[0], 4, delays=(0, 1, 3))
+    each, _ = answers(found, x, graph.run(x), 4, delays=(0, 1, 3))
     nearest = min(each, key=lambda answer: answer.tempered)
     assert best(trials).knobs["delay"] == nearest.delay
     assert best(trials).objective == pytest.approx(nearest.tempered)
