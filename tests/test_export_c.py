@@ -26,6 +26,7 @@ from converter.exporters._c_text import identifier, said, spread
 from converter.exporters._check import Order
 from converter.graph import Graph
 from converter.importer import load
+from converter.integer import IntegerModel
 from converter.neurons import Neuron, neurons
 from converter.passes import apply
 from converter.passes.spike import Spike
@@ -98,7 +99,7 @@ def test_what_is_written_is_what_is_counted(tmp_path: Path) -> None:
 @needs_compiler
 @settings(max_examples=6, deadline=None)
 @given(
-    st.sampled_from(("int8", "int4", "log2:5", "log2:4", "pow2:4")),
+    st.sampled_from(("int8", "int4", "exact15", "log2:5", "log2:4", "pow2:4")),
     st.sampled_from(("integrate-fire", "signed", "multi-level", "burst")),
     st.booleans(),
     st.sampled_from((0, 2)),
@@ -351,3 +352,36 @@ def test_the_package_holds_its_templates() -> None:
         "network.c.jinja",
         "network.h.jinja",
     }
+
+
+CHAIN = """
+    h1 = Conv<pads=[1,1,1,1]>(x, w1)  a1 = Relu(h1)
+    d = Conv<group=4, pads=[1,1,1,1]>(a1, w2)  h2 = Conv(d, w3)  a2 = Relu(h2)
+    f = Flatten(a2)  y = Gemm<transB=1>(f, w4)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["int8", "int15", "exact15"])
+def test_what_a_synapse_hands_to_another_is_rounded_alike(name: str, tmp_path: Path) -> None:
+    """Downwards also below 0, and weights of 16 bits: in C, in the compact file, in whole numbers."""
+    sizes = {"w1": (4, 3, 3, 3), "w2": (4, 1, 3, 3), "w3": (4, 4, 1, 1), "w4": (5, 256)}
+    weights = {key: weight(*size, seed=place) for place, (key, size) in enumerate(sizes.items())}
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    graph = made(load(network(CHAIN, weights)), name, neurons["signed"](), x)
+    model, order = RateModel(graph), Order(8, name="net")
+    n = c.made(model, order)
+    (layer,) = [layer for layer in n.layers if layer.instruction.kind == "round"]
+    c.write(model, order, tmp_path)
+    pixels = c.pixels_of(n, x)
+    told = _c_run.run(tmp_path, c.sizes(n), pixels, 8, STRICT)
+    assert all(map(torch.equal, told, c.expected(n, pixels, 8)))
+    heard: list[Tensor] = []
+    steps = IntegerModel(n.program).steps(
+        x, listen=lambda name, value: heard.append(value) if name == layer.instruction.inputs[0] else None
+    )
+    for _ in zip(range(8), steps, strict=False):
+        pass
+    assert min(int(value.min()) for value in heard) < 0 < max(int(value.max()) for value in heard)
+    compact.write(model, order, tmp_path / "net.snnc")
+    assert compact.check(tmp_path / "net.snnc", model, (x,), 8).passed().differing == 0

@@ -34,7 +34,7 @@ def written(layer: Layer, bound: Bound, given: Sequence[Bound], shapes: Sequence
         case "shift":
             shift(layer)
         case "round":
-            rounded(layer)
+            rounded(layer, given[0])
         case _:
             move(layer, shapes)
 
@@ -111,15 +111,14 @@ def shift(layer: Layer) -> None:
         c(f"*y++ = ({kind(layer.bits)})({value} + {layer.each('bias', bias, 'c', layer.bits)});")
 
 
-def rounded(layer: Layer) -> None:
+def rounded(layer: Layer, given: Bound) -> None:
     """The nearest whole number of a coarser unit, from the middle upwards, also of what is negative."""
     c, unit = layer.code, 1 << layer.instruction.shifts[0]
-    (bits,) = layer.given
-    half, less = literal(unit // 2, bits), literal(unit - 1, bits)
+    bits = width(given.largest + unit, 32)
+    half, less, whole = (literal(n, bits) for n in (unit // 2, unit - 1, unit))
     with c.block(layer.head("x")), c.block(count("i", layer.size)):
-        c(f"const {kind(max(bits, 32))} v = x[i] + {half};", "")
-        whole = f"v >= 0 ? v / {literal(unit, bits)} : -(({less} - v) / {literal(unit, bits)})"
-        c(f"y[i] = ({kind(layer.bits)})({whole});")
+        c(f"const {kind(bits)} v = x[i] + {half};", "")
+        c(f"y[i] = ({kind(layer.bits)})(v >= 0 ? v / {whole} : -(({less} - v) / {whole}));")
 
 
 def move(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> None:
