@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from calibrators.percentile import Percentile
 from converter.engine import Frame, Tiling, native, onednn
+from converter.engine.bytes import share_for_events
 from converter.engine.codes import Charge, Weighed
 from converter.engine.whole import Fire
 from converter.errors import UsageError
@@ -230,7 +232,8 @@ def test_the_report_says_what_runs_so() -> None:
 
 @given(
     *(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 5, 16, 17, 40]), st.integers(1, 3)),
-    *(st.integers(1, 3), st.integers(1, 2), st.sampled_from([0, 128]), st.booleans(), st.integers(0, 999)),
+    *(st.integers(1, 3), st.integers(1, 2), st.sampled_from([0, 128]), st.booleans(), st.booleans()),
+    st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
 def test_bytes_summed_up_within_are_what_a_convolution_says(
@@ -242,9 +245,13 @@ def test_bytes_summed_up_within_are_what_a_convolution_says(
     dilation: int,
     zero: int,
     fine: bool,
+    events: bool,
     seed: int,
 ) -> None:
-    """Neurons of a threshold beyond reach keep all that charged them: their membranes are the sums."""
+    """Neurons of a threshold beyond reach keep all that charged them: their membranes are the sums.
+
+    In tiles, and event by event.
+    """
     if not native.sums_bytes():
         pytest.skip("the compiled kernels do not sum up bytes here")
     draw, channels, most = torch.Generator().manual_seed(seed), 4 * fours, 16383 if fine else 127
@@ -260,13 +267,37 @@ def test_bytes_summed_up_within_are_what_a_convolution_says(
         *(0 * whole, 2.0**40, zero),
     )
     x = torch.randint(0, 256, (3 * batch, channels, 9, 7), generator=draw, dtype=torch.uint8)
+    x = torch.where(torch.rand(x.shape, generator=draw) < 0.3, x, zero).to(torch.uint8)
     x = x.contiguous(memory_format=torch.channels_last)
     frame, fire = Frame({}, batch, 3, steps=3, codes={source: x}), Fire(charge)
     assert len(fire.within) == (1 if int(codes.long().abs().flatten(1).sum(1).max()) * 255 < 1 << 31 else 0)
-    fire(frame)
+    with patch("converter.engine.bytes.share_for_events", lambda *_: 2.0 if events else 0.0):
+        fire(frame)
+    assert [w.what.one_by_one for w in fire.within.values()] in ([], [int(events)])
     want = sum(op(now.double() - zero) for now in x.split(batch))
     assert isinstance(want, Tensor)
     assert torch.equal(frame.states[node][0].double().permute(0, 3, 1, 2), want)
+
+
+def test_events_pay_where_spikes_are_few_and_outputs_many() -> None:
+    """A 3x3 convolution of 64 channels has three runs of 192 bytes in sight, 9 times 64.
+
+    16 outputs take 0.034·576 = 19.6 ns in tiles, and spike by spike 6 + 9·4 = 42 before the first; 64 outputs
+    take 78.3, so 36.3 are left for spikes of 1.08 ns each.
+    """
+    assert share_for_events(16, 1, 3, 192) == 0
+    assert share_for_events(64, 1, 3, 192) == pytest.approx(36.336 / 576 / 1.08)
+    assert share_for_events(64, 2, 3, 192) > 2 * share_for_events(64, 1, 3, 192)
+    assert share_for_events(256, 1, 3, 192) > share_for_events(64, 1, 3, 192)
+
+
+@pytest.mark.parametrize("zero", [0, 128])
+def test_spikes_are_counted(zero: int) -> None:
+    if not native.sums_bytes():
+        pytest.skip("the compiled kernels do not sum up bytes here")
+    codes = torch.full((3, 7, 11), zero, dtype=torch.uint8)
+    codes[1, 2, 3], codes[2, 6, 10], codes[0, 0, 0] = 1, 255, 127
+    assert native.spikes(codes, zero) == 3
 
 
 def test_without_vnni_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

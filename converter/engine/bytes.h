@@ -12,10 +12,13 @@ typedef struct {
     const int32_t *places; /* [quads]: bytes from the first to each four */
     int64_t step, image;   /* bytes from a step, an image, to the next */
     int64_t line, pixel;   /* bytes from where a row, a column of outputs begins to the next */
+    const int16_t *events; /* [runs, run, vectors of 16 outputs, 16]: the weights of one spike after the other */
+    const int32_t *runs;   /* [count]: bytes from the first to where bytes lie side by side */
     int32_t outputs, rows, columns, quads, planes;
+    int32_t count, run, zero, one_by_one; /* runs, bytes in each, the byte of no spike, whether by events */
 } Bytes;
 
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI2__)
 #include <immintrin.h>
 
 enum { VECTOR = 16, PLANE = 7 };
@@ -89,6 +92,8 @@ TILES(1)
 TILES(2)
 #undef ADD
 
+#include "events.h"
+
 /* The sums of `count` places from `first` on, in some steps: [steps, count, outputs]. */
 static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, int count, int32_t *out) {
     const int vectors = (b->outputs + VECTOR - 1) / VECTOR;
@@ -98,7 +103,8 @@ static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, in
         const int64_t row = place / b->columns, column = place % b->columns;
         const int n = count < b->columns - column ? count : (int)(b->columns - column);
         const uint8_t *x = b->data + step * b->step + image * b->image + row * b->line + column * b->pixel;
-        for (int v = 0; v < vectors; v += 2)
+        for (int s = 0; s < steps && b->one_by_one; s++) sum_events(b, x + s * b->step, n, out + s * each);
+        for (int v = 0; v < vectors && !b->one_by_one; v += 2)
             for (int plane = 0; plane < b->planes; plane++)
                 for (int s = 0; s < steps; s++)
                     (vectors - v >= 2 ? tiles_2 : tiles_1)(b, x + s * b->step, plane, v, out + s * each, n);
@@ -107,10 +113,14 @@ static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, in
         count -= n;
     }
 }
+
+/* All places of a step, for measurements. */
+void weigh_places(const Bytes *b, int64_t places, int32_t *out) { sum_bytes(b, 0, 1, 0, (int)places, out); }
 int sums_bytes(void) { return 1; }
 #else
 static void sum_bytes(const Bytes *b, int64_t step, int steps, int64_t first, int count, int32_t *out) {
     (void)b, (void)step, (void)steps, (void)first, (void)count, (void)out;
 }
+void weigh_places(const Bytes *b, int64_t places, int32_t *out) { (void)b, (void)places, (void)out; }
 int sums_bytes(void) { return 0; }
 #endif

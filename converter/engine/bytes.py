@@ -1,8 +1,10 @@
 """Sums of codes taken in the pass over the neurons that they charge: what `bytes.h` needs of a synapse.
 
 They are the sums that oneDNN gives, and never stand in memory: those of some places are made in the nearest
-cache, charge their membranes, and make room for the next. Weights lie as [planes, outputs / 16,
-taps · channels / 4, 16, 4]; a zero that stands for no spike is paid for once, in what a sum begins with.
+cache, charge their membranes, and make room for the next. Where few enough of a chunk's bytes are spikes, the
+weights of each are added up instead, which costs by the spike: event by event. In tiles weights lie as [planes,
+outputs / 16, taps · channels / 4, 16, 4]; a zero that stands for no spike is paid for once, in what a sum
+begins with.
 """
 
 from __future__ import annotations
@@ -29,8 +31,25 @@ class Bytes(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("data", "weights", "start", "places")),
         *((name, ctypes.c_int64) for name in ("step", "image", "line", "pixel")),
+        *((name, ctypes.c_void_p) for name in ("events", "runs")),
         *((name, ctypes.c_int32) for name in ("outputs", "rows", "columns", "quads", "planes")),
+        *((name, ctypes.c_int32) for name in ("count", "run", "zero", "one_by_one")),
     )
+
+
+TILE, PLACE, WORD, LISTED, ADDED = 0.034, 6.0, 4.0, 0.65, 0.27
+"""Nanoseconds on an AMD EPYC with AVX-512, of which only ratios count; `benchmarks crossover` measures them.
+
+In tiles a vector of outputs takes TILE for a byte and plane. Spike by spike, a place takes PLACE, and WORD
+for 64 bytes looked at, and each spike LISTED, or ADDED for a vector where that is more.
+"""
+
+
+def share_for_events(outputs: int, planes: int, runs: int, run: int) -> float:
+    """Of the bytes in sight of a place, the share of spikes below which they are added one by one."""
+    vectors, words, seen = -(-outputs // VECTOR), runs * -(-run // 64), runs * run
+    left = TILE * seen * vectors * planes - WORD * words - PLACE
+    return max(0.0, left / (seen * max(LISTED, ADDED * vectors)))
 
 
 def fits(term: Weighed) -> bool:
@@ -51,6 +70,9 @@ class Within:
     room: Tensor | None = None
     """Spikes with their border, where there is one."""
     places: Tensor | None = None
+    few: float = 0.0
+    """The share of spikes below which they are added one by one."""
+    runs: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
 
     def __post_init__(self) -> None:
         """Lay out what does not change."""
@@ -62,7 +84,16 @@ class Within:
             start.append((-self.term.zero * rows.long().sum(1)).to(torch.int32))
         self.held = weights, first = torch.stack(laid).contiguous(), torch.stack(start)
         self.what = Bytes(weights=weights.data_ptr(), start=first.data_ptr(), outputs=len(self.term.codes))
-        self.what.planes = len(laid)
+        self.what.planes, self.what.zero = len(laid), self.term.zero
+        self._events()
+
+    def _events(self) -> None:
+        """Weights for one spike after the other: [taps · channels, outputs]."""
+        codes, what = self.term.codes, self.what
+        rows = codes.reshape(*codes.shape[:2], -1).permute(2, 1, 0).flatten(0, 1)
+        columns = F.pad(rows, (0, -len(codes) % VECTOR)).to(torch.int16).contiguous()
+        self.held = (*self.held, columns)
+        what.events = columns.data_ptr()
 
     def __deepcopy__(self, memo: object) -> Within:
         return type(self)(self.term)
@@ -97,17 +128,25 @@ class Within:
         self, x: Tensor, step: int, image: int, line: int, pixel: int, rows: int, columns: int
     ) -> None:
         if self.places is None:
-            op, width = self.term.op, x.shape[3] if x.dim() == 4 else 1
-            kernel = op.weight.shape[2:] if isinstance(op, Conv) else (1, 1)
-            (down, right) = (op.dilation or (1, 1)) if isinstance(op, Conv) else (1, 1)
-            tap = (
-                torch.arange(kernel[0])[:, None] * down * width + torch.arange(kernel[1]) * right
-            ).flatten()
-            self.places = (tap[:, None] * x.shape[1] + torch.arange(0, x.shape[1], FOUR)).flatten().int()
-        what, places = self.what, self.places
-        what.data, what.places, what.quads = x.data_ptr(), places.data_ptr(), len(places)
-        what.step, what.image, what.line, what.pixel = step, image, line, pixel
-        what.rows, what.columns = rows, columns
+            self._look(x.shape[1], x.shape[3] if x.dim() == 4 else 1)
+        assert self.places is not None
+        what = self.what
+        what.places, what.quads, what.runs = self.places.data_ptr(), len(self.places), self.runs.data_ptr()
+        what.one_by_one = self.few > 0 and native.spikes(x, self.term.zero) < self.few * x.numel()
+        what.data, what.step, what.image = x.data_ptr(), step, image
+        what.line, what.pixel, what.rows, what.columns = line, pixel, rows, columns
+
+    def _look(self, channels: int, width: int) -> None:
+        """Where in rows of this width lies what a place has in sight."""
+        op, what = self.term.op, self.what
+        (down, right) = (isinstance(op, Conv) and op.dilation) or (1, 1)
+        kernel = (*op.weight.shape[2:], 1, 1)[:2]
+        taps = torch.arange(kernel[0])[:, None] * down * width + torch.arange(kernel[1]) * right
+        self.places = (taps.reshape(-1, 1) * channels + torch.arange(0, channels, FOUR)).flatten().int()
+        beside = kernel[1] if right == 1 else 1
+        self.runs = (taps.flatten()[::beside] * channels).int()
+        what.count, what.run = len(self.runs), beside * channels
+        self.few = share_for_events(what.outputs, what.planes, what.count, what.run)
 
     def _bordered(self, x: Tensor, up: int, left: int) -> Tensor:
         """x with a border of no spikes, in memory of its own, in channels_last."""

@@ -32,7 +32,7 @@ ROOM = 8192
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
-PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "pool.h", "soft.h")))
+PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "soft.h")))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
@@ -100,6 +100,15 @@ def sums_bytes() -> bool:
     """Whether the compiled kernels weigh and sum up spikes too: where the processor has VNNI."""
     found = library()
     return found is not None and bool(found.sums_bytes())
+
+
+def spikes(codes: Tensor, zero: int) -> int:
+    """How many bytes of memory are spikes."""
+    found = library()
+    assert found is not None
+    found.count_spikes.restype = ctypes.c_int64
+    memory, count = ctypes.c_void_p(codes.data_ptr()), ctypes.c_int64(codes.numel())
+    return int(found.count_spikes(memory, count, ctypes.c_int32(zero)))
 
 
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:

@@ -14,8 +14,8 @@ from itertools import pairwise
 from converter.graph import Graph, size_of
 from converter.plan import Plan
 
-AT_ONCE = 8 << 20
-"""Bytes of the largest value that a tile may have: with a membrane and a current beside it, in the caches."""
+AT_ONCE, ROOM = 1 << 20, 8 << 20
+"""Bytes of the largest value of a tile: so that it lies near the processor; at most, for some steps."""
 SUMS_AT_ONCE = 4 << 20
 """The same for the sums of a layer in whole numbers: they are read once, and the next layer's stand there."""
 MOST, MOST_WHOLE = 32, 64
@@ -65,8 +65,9 @@ def tiling_for(graph: Graph, plan: Plan, batch: int, *, chunks: bool = True) -> 
     What the image alone determines does not count: it is there once, whatever the number of steps.
     """
     largest = max(4 * size_of(node.shape) for node in plan.step or graph.order)
-    fitting = max(1, min(MOST, AT_ONCE // largest))
+    near = min(MOST, AT_ONCE // largest)
+    fitting = max(near, min(CHUNK, ROOM // largest), 1)
     if graph.batch is not None:
         return Tiling(graph.batch, 1)
-    samples = max(1, min(batch, fitting // TOGETHER if chunks else fitting))
+    samples = max(1, min(batch, near // TOGETHER if chunks else fitting))
     return Tiling(samples, max(1, fitting // samples) if chunks else 1)
