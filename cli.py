@@ -328,6 +328,12 @@ def inspect(**given: Any) -> int:
     type=COUNT,
     help="Of local-balancing (40), regression (4), coordinate (2), the other corrections (3).",
 )
+@click.option(
+    "--headroom",
+    type=float,
+    metavar="TIMES",
+    help="For calibrator least-squares: thresholds so many times as wide. [default: 1]",
+)
 @click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
 @click.option(
     "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"

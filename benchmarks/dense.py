@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from benchmarks._common import SHARED, environment, markdown, write_result
-from calibrators import calibrators
+from benchmarks.accuracy import calibrator
 from converter import schedules
 from converter.config import neuron_for
 from converter.data import Source, open_source
 from converter.graph import Graph
 from converter.importer import load
-from converter.pipeline import Settings, convert
+from converter.pipeline import Calibrate, Settings, convert
 from converter.preprocessing import Preprocessing
 from converter.sources.reading import Reading
 from converter.tasks.decoders import decoders
@@ -182,6 +182,17 @@ def ann_figures(dense: Dense, every: int = 1) -> dict[str, float]:
     return judge.task().ann
 
 
+def chained(chain: Sequence[str], timesteps: int, schedule: str) -> list[tuple[str, Calibrate]]:
+    """The calibrators of these names and options, for this run."""
+    run: dict[str, Any] = {"timesteps": timesteps, "schedule": schedule}
+    made: list[tuple[str, Calibrate]] = []
+    for name, kind in map(calibrator, chain):
+        options: Any = kind
+        known = {each.name for each in fields(options)}
+        made.append((name, replace(options, **{key: run[key] for key in run if key in known})))
+    return made
+
+
 def measured(
     name: str,
     dense: Dense,
@@ -195,11 +206,6 @@ def measured(
     """One conversion, calibrated for the last of `timesteps`; what is kept of it."""
     neuron, levels = neuron_for(spikes)
     target = max(timesteps)
-    made: list[tuple[str, Any]] = []
-    for name_of in chain:
-        kind: Any = calibrators[name_of]
-        told = {"timesteps": target, "schedule": schedule}
-        made.append((name_of, kind(**{f.name: told[f.name] for f in fields(kind) if f.name in told})))
     settings = Settings(
         neuron=neuron,
         neuron_options={} if levels is None else {"levels": levels},
@@ -212,7 +218,11 @@ def measured(
     )
     judge, started = Judge(dense.question()), time.perf_counter()
     report = convert(
-        dense.path(), lambda graph: dense.source(graph, every), made, settings, judge=judge
+        dense.path(),
+        lambda graph: dense.source(graph, every),
+        chained(chain, target, schedule),
+        settings,
+        judge=judge,
     ).report
     assert report.task is not None
     slowest = max(report.layers, key=lambda layer: layer.error if isfinite(layer.error) else 0.0)
@@ -281,7 +291,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--delay", type=int, default=0, help="steps of a stream that are run and not read out"
     )
-    parser.add_argument("--calibrator", nargs="+", help="instead of those of the network")
+    parser.add_argument(
+        "--calibrator", nargs="+", help="instead of those of the network; `bayesian:trials=12,groups=2`"
+    )
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument(

@@ -6,6 +6,9 @@ membrane. A lower θ rounds finer and clips more; the best of a grid is taken, f
     θ = argmin over r of Σ (code(x; r · max x) − x)²,   r = 1.00, 0.99, …, 0.05
 
 over a streamed histogram of x (MMSE: Li et al., ICML 2021). It depends on T: calibrate for the T you run.
+
+In a stream what comes in is uneven, and a neuron of one spike a step that is near its limit cannot catch up:
+of the currents 0, 0, 1.6, 1.6 it says 0.5 with θ = 1, and 0.75 with θ = 1.5. `headroom` widens all of them.
 """
 
 from __future__ import annotations
@@ -28,15 +31,21 @@ GRID = torch.arange(100, 4, -1) / 100
 @calibrators.register
 @dataclass(frozen=True)
 class LeastSquares:
-    """`timesteps` the run is meant for; `per_channel`: one threshold for each channel."""
+    """`timesteps` the run is meant for; `per_channel`: one threshold for each channel.
+
+    `headroom`: how many times as wide as those of least squares the thresholds are.
+    """
 
     timesteps: int = 32
     per_channel: bool = True
+    headroom: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for a run without steps."""
+        """Raise `UsageError` for a run without steps, or a headroom that is none."""
         if self.timesteps < 1:
             raise UsageError(f"timesteps is {self.timesteps}; a run takes at least 1")
+        if not 1 <= self.headroom < float("inf"):
+            raise UsageError(f"headroom is {self.headroom:g}; it is at least 1")
 
     def __call__(self, graph: Graph, batches: Batches, ann: Graph | None = None) -> Graph:
         """The thresholds are those of least squared error over all batches."""
@@ -44,7 +53,7 @@ class LeastSquares:
         ranges = {}
         for node, histogram in seen.items():
             assert isinstance(node.op, Neuron)
-            best = least_squares(histogram, node.op, self.timesteps)
+            best = self.headroom * least_squares(histogram, node.op, self.timesteps)
             ranges[node] = as_threshold(best, len(node.shape))
         return with_ranges(graph, ranges)
 

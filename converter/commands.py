@@ -383,7 +383,7 @@ def samples_of(given: Options, stored: artefact.Artefact) -> tuple[torch.Tensor,
 
 OF_CALIBRATORS = (
     *("budget", "percentile", "per_channel", "rounds", "iterations", "allowance", "timesteps", "schedule"),
-    *("delays", *SEARCH),
+    *("delays", "headroom", *SEARCH),
 )
 
 

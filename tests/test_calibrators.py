@@ -23,6 +23,7 @@ from converter.importer import load
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.multi_level import MultiLevel
+from converter.neurons.signed import Signed
 from converter.passes import apply
 from converter.passes.spike import Spike
 from tests.models import parse, weight
@@ -152,6 +153,26 @@ def test_least_squares_of_a_gaussian_is_the_known_fixed_point() -> None:
     for seed in range(10):
         histogram.update(torch.randn(20_000, 1, generator=torch.Generator().manual_seed(seed)).relu())
     assert float(least_squares(histogram, IntegrateFire(), 4)) == pytest.approx(2.135, rel=0.02)
+
+
+def test_headroom_widens_what_least_squares_found_up_to_a_ceiling() -> None:
+    """Of values that are all 1 the threshold is 1; three times that, or where the activation ends: 2."""
+    top = {"lo": torch.tensor(0.0), "hi": torch.tensor(2.0)}
+    for body, weights, threshold in (("y = Relu(x)", {}, 3.0), ("y = Clip(x, lo, hi)", top, 2.0)):
+        graph = spiking(body, weights, "float[N,2] x")
+        found = LeastSquares(4, per_channel=False, headroom=3.0)(graph, lambda: [torch.ones(2, 2)])
+        assert [float(n.op.calibrated()) for n in found if isinstance(n.op, Neuron)] == [threshold]
+    for wrong in (0.5, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="it is at least 1"):
+            LeastSquares(headroom=wrong)
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(1.0, 0.5), (1.5, 0.75)])
+def test_a_neuron_with_headroom_catches_up_with_what_comes_late(threshold: float, said: float) -> None:
+    """0, 0, 1.6, 1.6 from half a threshold: two spikes either way, and wider ones say more of 0.8."""
+    neuron = Signed(threshold=torch.tensor(threshold))
+    spikes = neuron.scan(neuron.init(), torch.tensor([0.0, 0.0, 1.6, 1.6]))[1]
+    assert float(spikes.mean()) == pytest.approx(said)
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.dense import DENSE, ann_figures, parted
+from benchmarks.dense import DENSE, ann_figures, chained, parted
+from calibrators.bayesian import Bayesian
 from calibrators.maximum import Maximum
+from calibrators.percentile import Percentile
 from converter.graph import BATCH
 from converter.importer import load
 from converter.neurons.signed import Signed
@@ -81,3 +83,11 @@ def test_every_nth_is_measured_and_the_others_are_not() -> None:
     assert found.parts == {"test": range(0, 3), "train": range(3, 7)}
     assert found.names == ("a", "d", "g", "b", "c", "e", "f")
     assert [int(found.read(i, None)[0][0]) for i in range(7)] == [0, 3, 6, 1, 2, 4, 5]
+
+
+def test_calibrators_are_told_the_run_and_keep_their_options() -> None:
+    made = chained(["bayesian:trials=12,groups=2", "percentile:percentile=99.0"], 16, "pipelined")
+    assert made == [
+        ("bayesian", Bayesian(timesteps=16, schedule="pipelined", trials=12, groups=2)),
+        ("percentile", Percentile(percentile=99.0)),
+    ]
