@@ -15,7 +15,9 @@ One time step as a standard ONNX model, run by onnxruntime on one thread, a batc
 32 steps; beside it the network in memory. Times are those of the processor. What is compared is
 every value of every layer of neurons at every step. *From the same states*: each step from those of the
 network in memory. *Along a run*: onnxruntime keeps its own, so a spike that comes a step earlier because a
-sum was rounded differently counts with all that follows from it. In whole numbers (int8) nothing is rounded.
+sum was rounded differently counts with all that follows from it. *Loop*: the answers of the model with the
+time loop inside, after each step of a run of its own, relative to the largest. Weights `exact15` are so
+coarse that float32 rounds no sum of a step, whatever the order of its terms.
 """
 IN_C = """\
 ## In C

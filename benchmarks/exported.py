@@ -30,7 +30,7 @@ from calibrators.percentile import Percentile
 from converter.data import Source
 from converter.exporters import onnx_loop
 from converter.exporters._check import Order
-from converter.exporters._onnx_run import Arrays, session, steps
+from converter.exporters._onnx_run import Arrays, check_loop, session, steps
 from converter.exports import export
 from converter.graph import Graph, Node
 from converter.pipeline import Settings, convert
@@ -110,7 +110,7 @@ def row(name: str, weights: str, images: int, folder: Path) -> dict[str, Any]:
         "differing": check.differing,
         "drifted": drifted(model, x, told),
         "difference": check.difference,
-        "loop_difference": onnx_loop.check(loop, model, (x,), TIMESTEPS).difference,
+        "loop_difference": check_loop(loop, model, (x,), TIMESTEPS).difference,
         "onnxruntime_ms": 1000 * fastest(there) / TIMESTEPS,
         "engine_ms": 1000 * here / TIMESTEPS,
         "bytes": path.stat().st_size,

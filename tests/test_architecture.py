@@ -116,7 +116,7 @@ ALLOWED = {
         *(*SCHEDULES, "converter.ops", "converter.report", *MENDING, *SPIKING, *LEAVES),
         *("converter.program", "converter.integer", "converter.units", "converter.weights"),
         *("converter.exporters.read_compact", "converter.kernels"),
-        # The page runs the step model, and has to say how an image becomes its input.
+        # The page runs the step model, and has to say how an image becomes its input; a loop is held to it.
         *("converter.exporters.onnx", "converter.preprocessing"),
     },
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.

@@ -394,6 +394,21 @@ def test_a_file_that_is_not_the_network_is_found_out(tmp_path: Path) -> None:
         found.passed()
 
 
+def test_a_loop_is_held_to_its_step_and_that_to_the_network(tmp_path: Path) -> None:
+    """Every spike of the steps is counted; a loop of another network, and another network, are found out."""
+    model = RateModel(layer(neurons["integrate-fire"](threshold=THETA)))
+    other = RateModel(layer(neurons["integrate-fire"](threshold=THETA / 2)))
+    path, x = tmp_path / "run.onnx", (torch.rand(4, 3),)
+    loop_form.write(model, Order(8, opset=17), path)
+    found = loop_form.check(path, model, x, 8).passed()
+    assert (found.spikes, found.differing, found.difference) == (8 * 4 * 3, 0, 0.0)
+    wrong = loop_form.check(path, other, x, 8)
+    assert wrong.differing == 0
+    assert wrong.difference > 0.1
+    with pytest.raises(ArtefactError):
+        wrong.passed()
+
+
 @pytest.mark.parametrize(
     ("difference", "spikes", "differing", "good"),
     [

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from converter.errors import UsageError
 from converter.exporters import onnx
 from converter.exporters._check import Order
 from converter.exporters._onnx_run import session, steps
@@ -20,9 +21,10 @@ from converter.importer import load
 from converter.neurons import Neuron, neurons
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.ops import Add, AvgPool, Conv, Grid, Linear
+from converter.pipeline import Settings
 from converter.quantise import quantise
 from converter.rate import RateModel, State
-from converter.sizes import axis_of, bits, exponent, intervals
+from converter.sizes import Interval, axis_of, bits, charged, exponent, finest, intervals
 from converter.sums import exact_layers
 from tests.models import parse as network
 from tests.models import weight
@@ -215,3 +217,24 @@ def test_whole_numbers_round_as_floats_do(name: str, chain: bool, seed: int) -> 
     wrong, fired, _ = different(graph, x, 12)
     assert wrong == 0
     assert fired > 100
+
+
+def test_how_large_a_sum_becomes_by_hand() -> None:
+    """Of spikes in [0, 1] and [0, ½] they lie between −½ · 4 and 3, and a bias; of signed ones between ±5."""
+    op = Linear(torch.tensor([[3.0, -4.0]]), torch.tensor([0.25]))
+    up = charged(op, Interval(torch.zeros(1, 2), torch.tensor([[1.0, 0.5]])))
+    assert (up.low.tolist(), up.high.tolist()) == ([[-2.0]], [[3.25]])
+    both = charged(op, Interval(-torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, 0.5]])))
+    assert (both.low.tolist(), both.high.tolist()) == ([[-5.0]], [[5.25]])
+    assert both.magnitudes(1).tolist() == [5.25]
+
+
+def test_the_unit_of_weights_is_that_of_their_last_bit() -> None:
+    """¾ and ½ are whole in quarters, 6 in twos; a channel of zeros has the finest unit of the others."""
+    op = Linear(torch.tensor([[0.75, 0.5], [6.0, 0.0], [0.0, 0.0]]))
+    assert finest(op).tolist() == [-2, 1, -2]
+
+
+def test_exact_weights_have_a_schedule() -> None:
+    with pytest.raises(UsageError, match="exact15 are for sums of the spikes of a step"):
+        Settings(weights="exact15", schedule="pipelined", timesteps=(8,))

@@ -11,7 +11,10 @@ from torch import Tensor
 from converter.errors import UsageError
 from converter.weights import Format, as_weight, by_channel, fake, parse
 
-NAMES = ("int8", "int4", "int2", "log2:6", "log2:5", "log2:4", "log2:2", "pow2:5", "pow2:3")
+NAMES = (
+    *("int8", "int4", "int2", "exact15", "exact6"),
+    *("log2:6", "log2:5", "log2:4", "log2:2", "pow2:5", "pow2:3"),
+)
 
 
 def format_of(name: str) -> Format:
@@ -25,6 +28,13 @@ def test_int4_by_hand() -> None:
     codes, scale = format_of("int4").encode(torch.tensor([[7.0, -3.2, 0.4, 0.0]]))
     assert codes.tolist() == [[7, -3, 0, 0]]
     assert scale.tolist() == [1.0]
+
+
+def test_exact_by_hand() -> None:
+    """Codes up to 7: of 14 the scale is 2, of 14.1 it is 4, of a channel of zeros the largest."""
+    codes, scale = format_of("exact4").encode(torch.tensor([[14.0, -3.2], [14.1, 5.0], [0.0, 0.0]]))
+    assert codes.tolist() == [[7, -2], [4, 1], [0, 0]]
+    assert scale.tolist() == [2.0, 4.0, 4.0]
 
 
 def test_log2_by_hand() -> None:

@@ -142,7 +142,7 @@ def test_two_steps_by_hand(kernels: str) -> None:
     assert heard["b"].flatten().tolist() == [16, 0, 0]  # 8+8−16 = 0, 0+8 = 8, 8
 
 
-@pytest.mark.parametrize("bits", ["int4", "int8", "int15"])
+@pytest.mark.parametrize("bits", ["int4", "int8", "int15", "exact15"])
 @pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: f"{n.kind}-{getattr(n, 'reset', '')}")
 def test_the_spikes_of_the_integer_machine(neuron: Neuron, bits: str, kernels: str) -> None:
     per_channel = neuron.parts == 1 and not isinstance(neuron, Burst)

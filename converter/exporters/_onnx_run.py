@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,21 @@ def check_step(path: Path, model: RateModel, x: tuple[Tensor, ...], timesteps: i
         return [made[n] for n in outputs[:answers]], [made[node.name] for node in model.neurons]
 
     return compare_steps("onnxruntime", told, model, x, timesteps)
+
+
+def check_run(path: Path, step: Path, model: RateModel, x: tuple[Tensor, ...], timesteps: int) -> Check:
+    """The answers of the loop in `path` beside those of `step` run as often, and `step` beside `model`."""
+    found = check_step(step, model, x, timesteps)
+    frame = {node.name: value.numpy() for node, value in zip(model.graph.inputs, x, strict=True)}
+    whole = [torch.from_numpy(value) for value in session(path).run(None, frame)]
+    runner = session(step)
+    names = [output.name for output in runner.get_outputs()][: len(whole)]
+    worst = found.difference
+    for time, made in enumerate(steps(runner, repeat(frame), len(x[0]), timesteps)):
+        worst = max(
+            worst, *(apart(torch.from_numpy(made[n]), w[time]) for n, w in zip(names, whole, strict=True))
+        )
+    return replace(found, difference=worst)
 
 
 def check_loop(path: Path, model: Model, x: tuple[Tensor, ...], timesteps: int) -> Check:
