@@ -1,8 +1,8 @@
 """How much faster do two processes evaluate than one, one thread each, and do they count the same?
 
 `python -m benchmarks scaling --processes resnet20` converts a network, then runs `ann2snn evaluate` alone and
-under torchrun with two processes, on a few samples and on all of the test part. Seconds are by the clock; what
-starting takes is in both, so the speed-up is that of the seconds between few samples and all.
+under torchrun with two processes, on a few samples and on all of the test part. Seconds are by the clock;
+what starting takes is in both, so the speed-up is that of the seconds between few samples and all.
 """
 
 from __future__ import annotations
