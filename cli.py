@@ -598,6 +598,13 @@ def train(**given: Any) -> None:
     help="Also with these picojoules: [picojoule] add, multiply_add, update, weight, membrane_read, …",
 )
 @click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16", "fp16"]),
+    default="float32",
+    show_default=True,
+    help="Of synapses on a GPU; membranes stay float32.",
+)
 @GATES
 @MACHINE
 @SAYING

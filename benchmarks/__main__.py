@@ -16,6 +16,10 @@ BENCHMARKS = {
         "what does a step cost, beside an inference of the ANN and a peer's step?",
     ),
     "profile": ("profile", "where does a step's time go, and what would its convolutions alone take?"),
+    "crossover": (
+        "crossover",
+        "below which firing rate is a layer computed faster spike by spike than densely?",
+    ),
     "scaling": ("scaling", "how do time and memory grow with steps, samples and layers?"),
     "early-exit": ("early_exit", "how much sooner do samples have their answer, and at what cost?"),
     "weights": ("weights", "what do quantised weights cost a network, as an ANN and in spikes?"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_page, deployed, latency, scaling, training
+from benchmarks import dense_page, deployed, latency, scaling, speed_page, training
 from benchmarks._common import RESULTS, ROOT, markdown, read_result
 from benchmarks.first_spike import section as first_spike_section
 from benchmarks.methods import WITHOUT
@@ -321,6 +321,7 @@ def text(folder: Path = RESULTS) -> str:
     if (folder / "scaling.json").is_file():
         record = read_result("scaling", folder)
         parts += [SCALING, origins([record]), scaling.table(record)]
+    parts += speed_page.sections(folder, origins)
     if trained := training.results(folder):
         parts += [training.section(trained), origins(trained.values())]
     found = [path.stem.removeprefix("weights-") for path in folder.glob("weights-*.json")]

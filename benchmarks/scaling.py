@@ -1,6 +1,7 @@
 """`scaling`: how do time and memory grow with steps, samples and layers?
 
     python -m benchmarks scaling
+    python -m benchmarks scaling --processes resnet20       two processes against one: see `processes`
 
 A chain of 3x3 convolutions of 16 channels on 16x16 values, each with its neurons. Time is the smallest of
 several runs, in processor time; a straight line is fitted to it, and R² says how straight it is. Memory is
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import processes
 from benchmarks._common import environment, markdown, write_result
 from benchmarks.importing import reset_peak, resident
 from converter.graph import BATCH, Graph, Input, Node
@@ -79,8 +81,17 @@ def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print a table, keep `scaling.json`."""
-    argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__).parse_args(arguments)
+    """Measure, print a table, keep `scaling.json`, or `processes.json`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
+    parser.add_argument("--processes", nargs="+", metavar="NETWORK", help="two processes against one instead")
+    parser.add_argument("-T", "--timesteps", type=int, default=32, help="of --processes")
+    parser.add_argument("--rounds", type=int, default=3, help="of --processes")
+    given = parser.parse_args(arguments)
+    if given.processes:
+        rows = [processes.compare(name, given.timesteps, given.rounds) for name in given.processes]
+        print(processes.table(rows))
+        write_result("processes", ["scaling", *arguments], {**environment(1), "rows": rows})
+        return 0
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     runs = {

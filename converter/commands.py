@@ -194,7 +194,7 @@ def evaluate(given: Options) -> None:
     stored = artefact.read(given["artefact"])
     target = torch.device(pipeline.Settings(device=device(given)).torch_device())
     share = distributed.join(target.type) if given["distributed"] else distributed.ALONE
-    model = stored.model.to(target)
+    model = at_precision(stored.model.to(target), given["precision"], target)
     asked = showing.question(given, stored.report.get("task"))
     data = opened(given, model.graph, preprocessing(given, stored.preprocessing), dense=asked is not None)
     part, said = measured_part(data, stored, given["samples"])
@@ -237,6 +237,19 @@ def evaluate(given: Options) -> None:
         if exits:
             show(terminal.exits(exits))
     gates.hold(measured, task, given["max_drop"], given["gate"])
+
+
+def at_precision(model: Model, precision: str, target: torch.device) -> Model:
+    """The model with its synapses in these numbers. Raises `UsageError` where that is for nothing."""
+    if precision == "float32":
+        return model
+    if target.type != "cuda" or not isinstance(model, RateModel):
+        raise UsageError(
+            f"--precision {precision} is for rate codes on a GPU",
+            why=f"this network runs on {target.type}, as {type(model).__name__}",
+            hint="leave --precision out; weights of 8 bits (--weights int8) run in whole numbers on a CPU",
+        )
+    return model.at_precision(precision)
 
 
 def with_weights(measured: Measurement, report: Mapping[str, Any]) -> Measurement:

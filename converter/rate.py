@@ -169,6 +169,8 @@ class SpikingModel(nn.Module):
 L = TypeVar("L", bound=Listener)
 ENGINES = ("auto", "float")
 """Layers whose weights are codes of 8 bits run in whole numbers, or all in floating point."""
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Numbers that synapses are computed in; membranes are float32 in all of them."""
 PULSE = 100
 """So often a long run says where it is, though no answer is asked for there."""
 
@@ -198,10 +200,12 @@ class RateModel(SpikingModel):
         delay: int = 0,
         plain: bool = False,
         engine: str = "auto",
+        precision: str = "float32",
     ) -> None:
-        if engine not in ENGINES:
-            raise UsageError(f"there is no engine {engine!r}", hint=" or ".join(ENGINES))
-        self.plain, self.engine = plain, engine
+        for kind, asked, there in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+            if asked not in there:
+                raise UsageError(f"there is no {kind} {asked!r}", hint=" or ".join(there))
+        self.plain, self.engine, self.precision = plain, engine, precision
         super().__init__(graph, encoding, seed=seed)
         if delay < 0:
             raise UsageError(f"the delay of the read-out is {delay} steps; it is 0 or more")
@@ -209,14 +213,16 @@ class RateModel(SpikingModel):
 
     def _bind(self, graph: Graph) -> None:
         super()._bind(graph)
-        self.functions = {n: n.op if self.plain else function_of(n.op) for n in self.graph}
+        number = PRECISIONS[self.precision]
+        self.functions = {n: n.op if self.plain else function_of(n.op, number) for n in self.graph}
         self.codes: Codes | None = None
         self.instead = ""
         """Why layers in whole numbers run in floating point, in words."""
         self.exact: dict[Node, Function] = {}
         self.program: Program = compiled(self.graph, self.plan, self.functions)
         self.heard: dict[frozenset[Node], Program] = {}
-        if self.program.chunks and self.encoding.constant and not self.plain and self.engine != "float":
+        whole = self.engine != "float" and self.precision == "float32"
+        if self.program.chunks and self.encoding.constant and not self.plain and whole:
             self._bind_codes()
 
     def _bind_codes(self) -> None:
@@ -232,6 +238,13 @@ class RateModel(SpikingModel):
             self.program = compiled(self.graph, self.plan, self.functions, codes)
             units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
             self.exact = {n: exactly(n.op, unit) for n, unit in units.items()}
+
+    def at_precision(self, precision: str) -> RateModel:
+        """The same network with its synapses computed in these numbers, one of `PRECISIONS`."""
+        other = RateModel(
+            self.graph, self.encoding, seed=self.seed, delay=self.delay, plain=self.plain, precision=precision
+        )
+        return other.to(next(self.buffers()).device)
 
     def program_for(self, listen: Listener | None) -> Program:
         """The program that lets `listen` hear what it listens to: all values, or those it names in `told`."""
@@ -283,7 +296,9 @@ class RateModel(SpikingModel):
         """How batches of this size are run, in words."""
         most = max(tile.stop - tile.start for tile in self.tiles(batch))
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
-        return "; ".join(filter(None, (run, self.codes.words if self.codes is not None else self.instead)))
+        how = self.codes.words if self.codes is not None else self.instead
+        narrow = "" if self.precision == "float32" else f"synapses in {self.precision}"
+        return "; ".join(filter(None, (run, how, narrow)))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""

@@ -15,7 +15,17 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import _common, dense_page, imports, latency, scaling, zoo
+from benchmarks import (
+    _common,
+    crossover,
+    dense_page,
+    early_exit,
+    imports,
+    latency,
+    profile,
+    scaling,
+    zoo,
+)
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks._common import RESULTS, markdown, read_result, write_result
 from benchmarks.accuracy import ann_accuracy, calibrator
@@ -25,7 +35,7 @@ from benchmarks.presets import PRESETS
 from calibrators.percentile import Percentile
 from converter.errors import ModelError
 from converter.graph import Graph
-from converter.ops import Linear
+from converter.ops import Conv, Linear
 from converter.rate import RateModel
 
 # Fixed at batch 1, also inside the Reshape. The weights of the Gemm are added by `small`.
@@ -295,6 +305,46 @@ def test_costs_are_medians_and_ratios_are_taken_within_a_round() -> None:
 def test_a_straight_line_explains_what_is_straight() -> None:
     assert scaling.line([1, 2, 3], [3, 5, 7]) == pytest.approx({"slope": 2, "offset": 1, "r2": 1})
     assert scaling.line([1, 2, 3], [1, 3, 1])["r2"] == pytest.approx(0)
+
+
+def test_events_and_tiles_meet_between_two_rates_that_were_measured() -> None:
+    """Events cost 10 + 100 r, tiles 20: at r = 0.1; and where they are dearer from the start, nowhere."""
+    rates = (0.0, 0.05, 0.2)
+    assert crossover.meeting(rates, [20, 20, 20], [10, 15, 30]) == pytest.approx(0.1)
+    assert crossover.meeting(rates, [5, 5, 5], [10, 15, 30]) == 0
+    assert crossover.meeting(rates, [50, 50, 50], [10, 15, 30]) == 0.2
+
+
+def test_what_is_idle_is_counted() -> None:
+    """Two steps of one sample, one channel of 1 x 16: none, then one spike, in one of two rows of 8."""
+    x = torch.zeros(2, 1, 1, 16, dtype=torch.uint8)
+    x[1, 0, 0, 3] = 9
+    one = Conv(torch.ones(1, 1, 1, 1), None, (1, 1), (0, 0), (1, 1))
+    assert crossover.idle(x, one, 0, 2) == (0.5, 0.75, 0.0)
+    assert crossover.idle(torch.cat([x[1:], x[1:]]), one, 0, 2) == (0.0, 0.5, 1.0)
+
+
+def test_an_early_exit_answers_at_the_first_step_with_the_lead() -> None:
+    """Leads times steps of 1, 4, 6 and of 0.5, 1, 1.5; both change from class 0 to 1 after a step."""
+    curve = torch.tensor([[[1.0, 0], [0.5, 0]], [[0.0, 2], [0, 0.5]], [[0.0, 2], [0, 0.5]]])
+    labels = torch.tensor([0, 1])
+    assert early_exit.exits(curve, labels, 1.0) == (1.0, 1.5)
+    assert early_exit.exits(curve, labels, 4.0) == (0.5, 2.5)
+    assert early_exit.exits(curve, labels, 99.0) == (0.5, 3.0)
+    assert early_exit.chosen(curve, torch.tensor([1, 1]), 0.0) == min(m for m in early_exit.TRIED if m > 1)
+    assert early_exit.chosen(curve, torch.tensor([1, 1]), 1.0) == early_exit.TRIED[0]
+
+
+def test_every_instruction_is_of_a_kind_and_is_timed() -> None:
+    model = RateModel(scaling.chain(3))
+    x = torch.rand(2, 16, 16, 16)
+    want = model(x, 4)
+    timed = profile.Timed(model)
+    assert torch.equal(model(x, 4), want)
+    assert set(timed.seconds) == {profile.SYNAPSES, profile.NEURONS}
+    assert [count for _, _, count in timed.calls.values()] == [1, 1]
+    assert timed.moved == 3 * 8 * (4 + 1) * 2 * 16**3
+    assert timed.alone() > 0
 
 
 def test_the_chain_that_is_scaled_fires_in_every_layer() -> None:

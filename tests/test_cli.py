@@ -440,6 +440,13 @@ def test_an_evaluation_repeats_the_figures_of_the_conversion(artefact: Path) -> 
     assert result.stderr == ""
 
 
+def test_fewer_bits_for_synapses_are_for_a_gpu(artefact: Path) -> None:
+    refused = ann2snn("evaluate", artefact, "--data", "digits", "--device", "cpu", "--precision", "bf16")
+    assert refused.exit_code == 2
+    assert "--precision bf16 is for rate codes on a GPU" in refused.stderr
+    assert "this network runs on cpu, as RateModel" in refused.stderr
+
+
 def test_an_evaluation_shows_operations_and_energy(artefact: Path) -> None:
     result = ann2snn("evaluate", artefact, "--data", "digits:test", "--samples", "20", "-T", "1,2")
     assert [

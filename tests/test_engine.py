@@ -15,6 +15,7 @@ from converter.encodings.poisson import Poisson
 from converter.engine import Frame, Tiling, native, tiling_for
 from converter.engine.instructions import Telescope, Thresholds
 from converter.engine.onednn import available
+from converter.errors import UsageError
 from converter.graph import BATCH, Graph, Input, Node
 from converter.importer import load
 from converter.neurons import Neuron
@@ -25,7 +26,7 @@ from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
 from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
-from converter.ops import MaxPool
+from converter.ops import Conv, MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.plan import Plan
@@ -286,3 +287,33 @@ def test_a_pool_through_time_in_one_pass_has_the_bits_of_torch(
             Telescope(node, op, (False,))(frame)
             found.append(frame.values[node].clone())
     assert all(torch.equal(a, b) for a, b in zip(found[:2], found[2:], strict=True))
+
+
+@pytest.mark.parametrize(("precision", "number"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_synapses_in_16_bits_are_those_of_weights_and_inputs_rounded(
+    precision: str, number: torch.dtype
+) -> None:
+    """On a CPU, for the numbers: a product of rounded factors, its sum rounded; membranes stay float32."""
+    model, x = RateModel(network(IntegrateFire()), precision=precision), images(3)
+    conv = next(n for n in model.graph if n.name == "c0")
+    assert isinstance(conv.op, Conv)
+    with torch.no_grad():
+        said = model.functions[conv](x)
+    exact = replace(conv.op, weight=conv.op.weight.to(number).float())(x.to(number).float())
+    assert said.dtype == torch.float32
+    assert torch.equal(said, said.to(number).float())
+    assert float((said - exact).abs().max()) <= 2 * torch.finfo(number).eps * float(exact.abs().max())
+    frame, _ = model.begin(x, 4)
+    model.program.advance(frame, 1)
+    assert {t.dtype for s in frame.states.values() for t in s} == {torch.float32}
+    assert model.execution(3).endswith(f"; synapses in {precision}")
+
+
+def test_another_precision_is_the_same_network_with_the_same_parameters() -> None:
+    model = RateModel(network(IntegrateFire()), delay=2)
+    other, back = model.at_precision("bf16"), model.at_precision("bf16").at_precision("float32")
+    assert other.delay == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
+    assert torch.equal(back(images(2), 6), model(images(2), 6))
+    with pytest.raises(UsageError, match=r"there is no precision 'int3'"):
+        model.at_precision("int3")

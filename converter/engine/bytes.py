@@ -2,9 +2,9 @@
 
 They are the sums that oneDNN gives, and never stand in memory: those of some places are made in the nearest
 cache, charge their membranes, and make room for the next. Where few enough of a chunk's bytes are spikes, the
-weights of each are added up instead, which costs by the spike: event by event. In tiles weights lie as [planes,
-outputs / 16, taps · channels / 4, 16, 4]; a zero that stands for no spike is paid for once, in what a sum
-begins with.
+weights of each are added up instead, which costs by the spike: event by event. Weights for tiles lie as
+[planes, outputs / 16, taps · channels / 4, 16, 4]; a zero that stands for no spike is paid for once, in what
+a sum begins with.
 """
 
 from __future__ import annotations
