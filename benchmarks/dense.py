@@ -142,6 +142,7 @@ DENSE = {
         figure=0.775,
         named="mAP50",
         min_size=32,
+        chain=("least-squares:headroom=1.5", "bias-correction"),
     ),
     "unet": Dense(
         "unet_carvana",
@@ -166,7 +167,7 @@ DENSE = {
         named="IoU",
         foreground=1,
         share=0.1,
-        calibration=4,
+        calibration=16,
     ),
 }
 
