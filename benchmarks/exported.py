@@ -34,7 +34,8 @@ from converter.exporters._onnx_run import Arrays, check_loop, session, steps
 from converter.exports import export
 from converter.graph import Graph, Node
 from converter.pipeline import Settings, convert
-from converter.rate import RateModel, State
+from converter.rate import RateModel
+from converter.spiking import State
 
 TIMESTEPS, RUNS = 32, 3
 FORMATS = ("float32", "exact15", "int8")

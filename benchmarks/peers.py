@@ -29,8 +29,9 @@ from converter.neurons import Neuron
 from converter.operations import fan_out_of, macs_of
 from converter.ops import Add, AvgPool, Concat, Conv, Linear, MaxPool, Pad, ReduceMean, Relu, Reshape, Slice
 from converter.passes.spike import Spike
-from converter.rate import Plan, identifiers
+from converter.plan import Plan
 from converter.report import Point
+from converter.spiking import identifiers
 
 TOLERANCE = 1e-5
 """Largest difference max|a − b| / max|b| between the graph and the module a peer is given."""

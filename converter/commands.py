@@ -39,11 +39,12 @@ from converter.metrics import Labelled, Measurement, batch_that_fits, measure
 from converter.neurons import neurons
 from converter.passes import apply, pipeline_for
 from converter.preprocessing import Preprocessing
-from converter.rate import RateModel, refuse_early
+from converter.rate import RateModel
 from converter.registry import Registry
 from converter.report import Report
 from converter.schedules import Model
 from converter.sources.images import LABELS
+from converter.spiking import refuse_early
 from converter.tasks import pictures
 from converter.tasks.judge import Judge
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from converter.errors import UsageError
 from converter.graph import Graph
-from converter.rate import RateModel, refuse_early
+from converter.rate import RateModel
+from converter.spiking import refuse_early
 
 CHUNK = 4
 """Steps that a decided sample goes on for at most, so that small batches are not run step by step."""

@@ -30,7 +30,7 @@ from converter.kernels import kernel_thresholds
 from converter.neurons import Neuron
 from converter.neurons.first_spike import FirstSpike
 from converter.pipelined import Inputs, PipelinedModel
-from converter.rate import L, Readout
+from converter.spiking import L, Readout
 from converter.unroll import refuse_astray
 from converter.window import windowed
 

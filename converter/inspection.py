@@ -16,7 +16,7 @@ from converter.neurons import Neuron
 from converter.onnx_file import read as read_file
 from converter.passes import apply
 from converter.passes.spike import Spike, in_the_way
-from converter.rate import Plan
+from converter.plan import Plan
 
 ROLES = {
     "neuron": "becomes a spiking neuron",

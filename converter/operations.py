@@ -19,7 +19,7 @@ from converter.errors import Refusal
 from converter.graph import Node, batch_axes, size_of
 from converter.ops import Conv, ConvTranspose, Linear
 from converter.quantise import weight_bytes
-from converter.rate import SpikingModel
+from converter.spiking import SpikingModel
 
 PICOJOULE_MAC = 4.6
 PICOJOULE_AC = 0.9

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from converter.encodings import Encoding
 from converter.graph import Graph, Listener, Node
-from converter.rate import L, Readout, SpikingModel, State, Values, refuse_early
+from converter.spiking import L, Readout, SpikingModel, State, Values, refuse_early
 from converter.window import refuse_unfit, stages, windowed
 
 Inputs = Tensor | tuple[Tensor, ...]

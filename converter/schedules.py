@@ -14,7 +14,8 @@ from converter.first_spike import FirstSpikeModel, first_spikes
 from converter.graph import Graph, size_of
 from converter.neurons.first_spike import FirstSpike
 from converter.pipelined import PipelinedModel
-from converter.rate import RateModel, refuse_early
+from converter.rate import RateModel
+from converter.spiking import refuse_early
 from converter.window import refuse_unfit, waits
 
 SCHEDULES = ("stream", "pipelined")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from converter.graph import Graph, Node, size_of
 from converter.neurons import Neuron
-from converter.rate import Plan
+from converter.plan import Plan
 from converter.spike_bits import Packed
 from converter.stateful import Stateful
 from converter.unroll import Fire, each_in_time, over_time, refuse_astray

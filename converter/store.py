@@ -21,9 +21,9 @@ from converter.errors import ArtefactError, ModelError
 from converter.graph import BATCH, Graph, Node, Op, Shape, show_dim
 from converter.packed import Packed
 from converter.quantise import check
-from converter.rate import identifiers
 from converter.reference import equal
 from converter.schedules import Model, model_of
+from converter.spiking import identifiers
 
 FORMAT = 3
 

@@ -18,8 +18,8 @@ from converter.errors import UsageError
 from converter.graph import Node, batch_axes, size_of
 from converter.operations import fan_out_of
 from converter.ops import Conv, ConvTranspose, Linear
-from converter.rate import SpikingModel
 from converter.registry import did_you_mean
+from converter.spiking import SpikingModel
 
 WIDEST = 16
 

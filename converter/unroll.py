@@ -16,7 +16,7 @@ from torch import Tensor
 from converter.errors import Unsupported
 from converter.graph import BATCH, Graph, Node, Op, show_shape
 from converter.neurons import Neuron
-from converter.rate import Plan
+from converter.plan import Plan
 from converter.stateful import Stateful
 from converter.window import Window
 

@@ -38,8 +38,8 @@ BASE = {"converter.errors", "converter.registry", "converter.files"}
 LEAVES = {"converter.graph", "converter.packed", "converter.view", *BASE}
 SPIKING = {"converter.stateful", "converter.neurons", "converter.encodings", "converter.cumulative"}
 SCHEDULES = {
-    *("converter.rate", "converter.window", "converter.pipelined", "converter.first_spike"),
-    "converter.schedules",
+    *("converter.spiking", "converter.rate", "converter.window", "converter.pipelined"),
+    *("converter.first_spike", "converter.schedules"),
 }
 FIRST_SPIKE = {"converter.first_spike", "converter.kernels"}
 QUANTISED = {"converter.quantise", "converter.weights"}
@@ -75,7 +75,7 @@ ALLOWED = {
     "converter.integer": {"converter.units", "converter.ops", "converter.program", *LEAVES},
     "converter.reference": {"converter.neurons", "converter.stateful", *MENDING, *LEAVES},
     "converter.observe": {"converter.neurons", "converter.stateful", *LEAVES},
-    "converter.unroll": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
+    "converter.unroll": {"converter.plan", "converter.window", *SPIKING, *LEAVES},
     "converter.plan": {*SPIKING, *LEAVES},
     "converter.engine": {
         *("converter.engine", "converter.plan", "converter.ops", *SPIKING, *LEAVES),
@@ -83,16 +83,17 @@ ALLOWED = {
         *("converter.program", "converter.fixed_point", "converter.weights"),
     },
     "converter.early_exit": {*SCHEDULES, *SPIKING, *LEAVES},
-    "converter.rate": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},
+    "converter.spiking": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},
+    "converter.rate": {"converter.spiking", "converter.engine", *SPIKING, *LEAVES},
     "converter.spike_bits": set[str](),
-    "converter.segments": {"converter.spike_bits", "converter.rate", "converter.unroll", *SPIKING, *LEAVES},
+    "converter.segments": {"converter.spike_bits", "converter.plan", "converter.unroll", *SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},
-    "converter.pipelined": {"converter.rate", "converter.window", *SPIKING, *LEAVES},
+    "converter.pipelined": {"converter.spiking", "converter.window", *SPIKING, *LEAVES},
     "converter.first_spike": {*SCHEDULES, "converter.kernels", "converter.unroll", *SPIKING, *LEAVES},
     "converter.decision": {"converter.report", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.events": {"converter.ops", *FIRST_SPIKE, *SPIKING, *LEAVES},
     "converter.schedules": {*SCHEDULES, *SPIKING, *LEAVES},
-    "converter.passes": {"converter.ops", "converter.rate", *SPIKING, *LEAVES},
+    "converter.passes": {"converter.ops", "converter.plan", *SPIKING, *LEAVES},
     "converter.sizing": BASE,
     "converter.preprocessing": {"converter.sizing", "converter.graph", *BASE},
     "converter.sources": {

@@ -30,7 +30,8 @@ from converter.ops import Conv, MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.plan import Plan
-from converter.rate import RateModel, State
+from converter.rate import RateModel
+from converter.spiking import State
 from tests.models import parse, weight
 
 NEURONS = [

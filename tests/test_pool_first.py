@@ -16,7 +16,8 @@ from converter.importer import load
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.pipeline import Settings, convert
-from converter.rate import Plan, RateModel
+from converter.plan import Plan
+from converter.rate import RateModel
 from tests.conftest import ROOT
 from tests.models import batchnorm, judge, parse, weight, worst
 

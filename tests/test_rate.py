@@ -20,7 +20,9 @@ from converter.neurons.integrate_fire import IntegrateFire
 from converter.ops import MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
-from converter.rate import Plan, RateModel, State
+from converter.plan import Plan
+from converter.rate import RateModel
+from converter.spiking import State
 from tests.models import batchnorm, parse, weight, worst
 
 BODY = """

@@ -23,8 +23,9 @@ from converter.neurons.integrate_fire import IntegrateFire
 from converter.ops import Add, AvgPool, Conv, Grid, Linear
 from converter.pipeline import Settings
 from converter.quantise import quantise
-from converter.rate import RateModel, State
+from converter.rate import RateModel
 from converter.sizes import Interval, axis_of, bits, charged, exponent, finest, intervals
+from converter.spiking import State
 from converter.sums import exact_layers
 from tests.models import parse as network
 from tests.models import weight

@@ -15,7 +15,8 @@ from torch import Tensor
 from converter.exporters._check import SAME, Check, apart
 from converter.exporters._onnx_step import Step
 from converter.graph import BATCH, Graph, Node
-from converter.rate import RateModel, State
+from converter.rate import RateModel
+from converter.spiking import State
 
 Tensors = Sequence[Tensor]
 Told = Callable[[tuple[Tensor, ...], dict[str, Tensor]], tuple[Tensors, Tensors]]

@@ -15,7 +15,8 @@ from converter.errors import ArtefactError
 from converter.exporters._check import Check, apart
 from converter.graph import Node
 from converter.neurons import Neuron
-from converter.rate import RateModel, State
+from converter.rate import RateModel
+from converter.spiking import State
 
 Values = dict[str, Tensor]
 

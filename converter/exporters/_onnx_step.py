@@ -16,7 +16,8 @@ from converter.errors import Unsupported
 from converter.exporters._onnx import Writer
 from converter.exporters._onnx_neurons import PARTS, stepped
 from converter.graph import Input, Node, Shape
-from converter.rate import RateModel, State
+from converter.rate import RateModel
+from converter.spiking import State
 from converter.stateful import Stateful
 
 

@@ -21,7 +21,7 @@ from converter.neurons import Neuron
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.negative_slope import NegativeSlope
 from converter.ops import Clip, LeakyRelu, PRelu, Relu
-from converter.rate import Plan
+from converter.plan import Plan
 
 
 @dataclass(frozen=True)
