@@ -57,10 +57,10 @@ def seconds(layers: int, samples: int, steps: int, repeats: int = 3) -> float:
 
 
 @torch.no_grad()
-def peak(steps: int, samples: int = 256) -> float:
-    """Bytes at the peak of a run above what was held before it."""
+def peak(steps: int, samples: int = 1024) -> float:
+    """Bytes at the peak of a run above what was held before it; memory comes in pages of up to 2 MiB."""
     torch.set_num_threads(1)
-    model, x = RateModel(chain(8)), torch.rand(samples, 16, 16, 16)
+    model, x = RateModel(chain(2)), torch.rand(samples, 16, 16, 16)
     reset_peak()
     before = resident()
     model(x, steps, at=(steps,))
@@ -68,9 +68,9 @@ def peak(steps: int, samples: int = 256) -> float:
 
 
 def peak_anew(steps: int) -> float:
-    """The same in a fresh process each time, where nothing has made room before; the smallest of three."""
+    """The same in a fresh process each time, where nothing has made room before; the smallest of five."""
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process:
-        return min(process.map(peak, [steps] * 3))
+        return min(process.map(peak, [steps] * 5))
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
