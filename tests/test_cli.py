@@ -202,6 +202,7 @@ def test_a_wrong_line_in_the_file_is_a_usage_error(tmp_path: Path, line: str, sa
             "the calibrator maximum has no option --percentile",
         ),
         (["--percentile", "0"], "percentile is 0.0; it lies above 0 and up to 100"),
+        (["--calibrator", "least-squares", "--headroom", "0.5"], "headroom is 0.5; it is at least 1"),
         (["--neuron", "lif"], "there is no neuron 'lif'"),
         (["--spikes", "levels:0"], "'levels:0' is none of binary, signed, levels:N, powers:N with N from 1"),
         (
@@ -279,14 +280,14 @@ def test_the_kind_of_spikes_and_the_run_aimed_at_are_chosen(
     tmp_path: Path, kind: str, op: str, settings: dict[str, int]
 ) -> None:
     chain = ["--calibrator", "least-squares", "--calibrator", "bias-correction", "--rounds", "1"]
-    target = tmp_path / "n.snn"
-    result = ann2snn("convert", "digits", "-o", target, *QUICK, "--spikes", kind, *chain, "--target", "4")
+    target, aimed = tmp_path / "n.snn", ["--target", "4", "--headroom", "1.5"]
+    result = ann2snn("convert", "digits", "-o", target, *QUICK, "--spikes", kind, *chain, *aimed)
     assert result.exit_code == 0, result.stderr
     nodes = json.loads((target / "graph.json").read_text())["nodes"]
     assert [n["settings"] for n in nodes if n["op"] == op] == [settings] * 6
     steps = json.loads((target / "report.json").read_text())["steps"]
     assert [s["options"] for s in steps[-2:]] == [
-        {"timesteps": 4, "per_channel": True},
+        {"timesteps": 4, "per_channel": True, "headroom": 1.5},
         {"timesteps": 4, "rounds": 1, "schedule": "stream"},
     ]
 
