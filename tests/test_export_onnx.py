@@ -219,7 +219,7 @@ def test_a_run_answers_as_in_torch(kind: type[Model], digits_model: Path, tmp_pa
     assert sizes == ([6, "N", 10] if kind is RateModel else ["N", 10])
 
 
-@pytest.mark.parametrize(("form", "count"), [("int8", 7), ("log2:5", 0)])
+@pytest.mark.parametrize(("form", "count"), [("int8", 7), ("exact8", 7), ("log2:5", 0)])
 def test_weights_with_codes_are_int8_and_a_scale_where_that_is_what_they_are(
     form: str, count: int, digits_model: Path, tmp_path: Path
 ) -> None:
