@@ -29,8 +29,6 @@ from converter.early_exit import measure
 from converter.pipeline import Settings, convert
 from converter.rate import RateModel
 
-CHAINS = {"binary": ("least-squares", "bias-correction"), "signed": ("percentile:percentile=99.9",)}
-"""Calibrators of a spike's kind, where none are named."""
 TRIED = tuple(0.5 * 1.15**i for i in range(50))
 """Margins, in steps times the output's units."""
 Labelled = Sequence[tuple[Tensor, Tensor]]
@@ -128,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks early-exit", description=__doc__)
     parser.add_argument("network", nargs="?", choices=sorted(PRESETS), default="resnet20")
     parser.add_argument("--spikes", nargs="+", default=["binary", "signed"])
-    parser.add_argument("--calibrator", nargs="+", help="[default: by the spikes]")
+    parser.add_argument("--calibrator", nargs="+", default=["percentile:percentile=99.9"])
     parser.add_argument("--cap", type=int, default=32)
     parser.add_argument("--margin-samples", type=int, default=1000, help="training images to choose it on")
     parser.add_argument("--may-lose", type=float, default=0.001, help="share of them")
@@ -138,8 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(given.threads)
     rows = []
     for spikes in given.spikes:
-        chain = given.calibrator or CHAINS.get(spikes, CHAINS["signed"])
-        rows.append(row(given.network, spikes, chain, given.cap, given.margin_samples, given.may_lose))
+        asked = given.calibrator, given.cap, given.margin_samples, given.may_lose
+        rows.append(row(given.network, spikes, *asked))
         print(table(rows[-1:]), file=sys.stderr)
     print(table(rows))
     write_result(given.keep, ["early-exit", *arguments], {**environment(given.threads), "rows": rows})

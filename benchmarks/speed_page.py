@@ -28,10 +28,10 @@ for it.
 """
 EARLY = """## Early exit
 
-A sample is answered once the lead of its class, times the steps, reaches a margin, which was chosen on
-1,000 training images so that no more than one of them is lost. *Steps run* are those that were computed for
-a sample until its batch was cleared of it, *time* is the processor's against running all samples to the
-cap.
+A sample is answered once the lead of its class, times the steps, reaches a margin: the smallest with which
+as many of some training images (`--margin-samples`, but for a share of `--may-lose`) are answered rightly
+as at the cap. Accuracy is on test images. *Steps run* are those that were computed for a sample until its
+batch was cleared of it, *time* is the processor's against running all samples to the cap.
 """
 PROCESSES = """## Two processes
 
@@ -49,6 +49,6 @@ def sections(folder: Path, origins: Callable[[Sequence[Record]], str]) -> Iterat
         "processes": (PROCESSES, processes.table),
     }
     for name, (words, table) in tables.items():
-        if (folder / f"{name}.json").is_file():
-            record = read_result(name, folder)
-            yield from (words, origins([record]), table(record["rows"]))
+        if kept := sorted(path.stem for path in folder.glob(f"{name}*.json")):
+            records = [read_result(each, folder) for each in kept]
+            yield from (words, origins(records), table([row for record in records for row in record["rows"]]))

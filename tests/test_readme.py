@@ -205,3 +205,14 @@ def test_the_first_spikes_of_the_readme_are_those_measured() -> None:
         images, ann = re.findall(rf"{name} on ([\d,]+) \S+ test\s+images \(ANN ([\d.]+) %\)", README)[0]
         assert {f"{100 * row['ann_accuracy']:.2f}" for row in record["rows"]} == {ann}
         assert {f"{row['samples']:,}" for row in record["rows"]} == {images}
+
+
+def test_the_readme_says_what_early_exit_was_measured_to_save() -> None:
+    """Mean steps, and the accuracy at the cap."""
+    text = (ROOT / "README.md").read_text()
+    for spikes in ("signed", "binary"):
+        path = ROOT / "benchmarks" / "results" / f"early-exit-{spikes}.json"
+        (row,) = json.loads(path.read_text())["rows"]
+        assert f"take {row['mean_timesteps']:.1f}" in text
+        assert f"{100 * row['accuracy_at_the_cap']:.2f}" in text
+        assert (row["images"], row["cap"], row["margin_chosen_on"]) == (932, 32, 500)
