@@ -7,9 +7,9 @@ In one process the contestants take turns, A B C A B C, so what else the machine
 onnxruntime on the ANN's file (T inferences), our model (T steps of one run) with float weights, with 8-bit
 codes and with 15-bit codes in two planes of bytes, and SpikingJelly's conversion step by step and layer by
 layer (not with --without-peers). Ratios are taken within a round, and of these the median; times are medians
-and smallest. Inputs are uniform noise, thresholds the largest activation on it: dense arithmetic costs the
-same for any spikes. Layers in whole numbers with few spikes are computed spike by spike; how few, and what
-that gains on images, says `crossover`.
+and smallest. Inputs are test images, thresholds the 99.9th percentiles of other images, as layers in whole
+numbers are computed spike by spike where there are few. Of a network without such data (and of all of them
+with --noise) they are uniform noise, thresholds the largest activation on it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -30,7 +31,11 @@ from benchmarks._common import SHARED, environment, markdown, write_result
 from benchmarks.importing import Reference
 from benchmarks.peers import applied, rate_coding
 from benchmarks.peers import convert as peer_of
+from benchmarks.presets import PRESETS
+from calibrators import Calibrator
 from calibrators.maximum import Maximum
+from calibrators.percentile import Percentile
+from converter.data import split
 from converter.engine import native, onednn
 from converter.errors import ConversionError
 from converter.fixed_point import fixed_point
@@ -55,48 +60,78 @@ ROOM = 1 << 30
 """Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
 
 
-def models_of(name: str, batch: int, threads: int) -> tuple[dict[str, RateModel], Reference, Tensor]:
-    """Our models of a network, its file in onnxruntime, and a batch (a file made for one keeps its size)."""
+CALIBRATION = 64
+"""Images that thresholds are from."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the networks are run on: a batch, and what thresholds are from; in words, which."""
+
+    x: Tensor
+    calibration: Tensor
+    calibrator: Calibrator
+    words: str
+
+    @staticmethod
+    def of(name: str, ann: Graph, batch: int, *, noise: bool) -> Given:
+        """Test images of the network's preset, or noise; a file made for one batch keeps its size."""
+        batch = ann.batch or batch
+        if noise or name not in PRESETS:
+            x = torch.rand(batch, *ann.inputs[0].shape[1:], generator=torch.Generator().manual_seed(0))
+            return Given(x, x, Maximum(), "noise")
+        source = PRESETS[name].source(ann)
+        parts = split(source, CALIBRATION, batch, 0)
+        x, other = (
+            torch.cat([x for x, _ in source.batches(which, len(which))])
+            for which in (parts.measurement, parts.calibration)
+        )
+        return Given(x, other, Percentile(99.9), "images")
+
+
+def opened(name: str, threads: int) -> tuple[Graph, Reference]:
+    """A network, and its file in onnxruntime."""
     path = SHARED / "models" / f"{NETWORKS[name]}.onnx"
-    ann, _ = apply(load(path).verify())
-    batch = ann.batch or batch
-    x = torch.rand(batch, *ann.inputs[0].shape[1:], generator=torch.Generator().manual_seed(0))
+    return apply(load(path).verify())[0], Reference(path, threads=threads)
+
+
+def models_of(ann: Graph, given: Given) -> dict[str, RateModel]:
+    """Our models of a network."""
     spiking = Spike(keep_analog=("Sigmoid", "Softmax"))(ann)
-    models = {OURS: RateModel(Maximum()(spiking, lambda: [x]))}
+    models = {OURS: RateModel(given.calibrator(spiking, lambda: [given.calibration]))}
     for who, bits in WHOLE.items():
-        coded = Maximum()(quantise(spiking, Integer(bits)), lambda: [x])
-        models[who] = RateModel(fixed_point(coded, float(x.abs().max())))
-    return models, Reference(path, threads=threads), x
+        coded = given.calibrator(quantise(spiking, Integer(bits)), lambda: [given.calibration])
+        models[who] = RateModel(fixed_point(coded, float(given.calibration.abs().max())))
+    return models
 
 
 def contestants(
-    name: str, batch: int, timesteps: int, threads: int, others: bool
-) -> tuple[dict[str, Run], dict[str, str], int]:
-    """What takes turns, how our engine runs, and the batch."""
-    models, reference, x = models_of(name, batch, threads)
+    name: str, batch: int, timesteps: int, threads: int, others: bool, noise: bool
+) -> tuple[dict[str, Run], dict[str, str], Given]:
+    """What takes turns, how our engine runs, and what on."""
+    ann, reference = opened(name, threads)
+    given = Given.of(name, ann, batch, noise=noise)
 
     def infer() -> None:
         for _ in range(timesteps):
-            reference.run([x])
+            reference.run([given.x])
 
-    runs: dict[str, Run] = {ANN: infer}
-    runs |= {who: partial(model, x, timesteps, at=(timesteps,)) for who, model in models.items()}
-    how = {who: model.execution(len(x)) for who, model in models.items()}
-    if others:
-        ann, _ = apply(load(SHARED / "models" / f"{NETWORKS[name]}.onnx").verify())
-        runs |= peers(ann, x, timesteps)
-    return runs, how, len(x)
+    models, runs = models_of(ann, given), dict[str, Run]({ANN: infer})
+    runs |= {who: partial(model, given.x, timesteps, at=(timesteps,)) for who, model in models.items()}
+    how = {who: model.execution(len(given.x)) for who, model in models.items()}
+    return runs | (peers(ann, given, timesteps) if others else {}), how, given
 
 
-def peers(ann: Graph, x: Tensor, timesteps: int) -> dict[str, Run]:
+def peers(ann: Graph, given: Given, timesteps: int) -> dict[str, Run]:
     """SpikingJelly's two modes; none where it does not convert the network."""
     from spikingjelly.activation_based.functional import reset_net
 
     try:
-        peer = peer_of(ann, rate_coding, lambda size: list(x[:size].split(size)))
+        peer = peer_of(ann, rate_coding, lambda size: list(given.calibration[:size].split(size)))
     except ConversionError as refused:
         print(f"  SpikingJelly: {refused}", file=sys.stderr)
         return {}
+    x = given.x
     assert isinstance(peer.step, fx.GraphModule)
 
     def prepared(mode: str) -> None:
@@ -167,13 +202,16 @@ def summarised(found: dict[str, list[tuple[float, float]]], images: int) -> dict
     }
 
 
-def row(name: str, batch: int, timesteps: int, threads: int, repeats: int, others: bool) -> dict[str, Any]:
+def row(
+    name: str, batch: int, timesteps: int, threads: int, repeats: int, *, others: bool, noise: bool
+) -> dict[str, Any]:
     """One network at one batch size."""
     torch.set_num_threads(threads)
-    runs, schedule, batch = contestants(name, batch, timesteps, threads, others)
-    found = rounds(runs, repeats)
+    runs, schedule, given = contestants(name, batch, timesteps, threads, others, noise)
+    found, batch = rounds(runs, repeats), len(given.x)
     facts = {
         "network": name,
+        "inputs": given.words,
         "batch": batch,
         "timesteps": timesteps,
         "threads": threads,
@@ -185,9 +223,9 @@ def row(name: str, batch: int, timesteps: int, threads: int, repeats: int, other
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each contestant: µs per image and step, and the ratio to one inference of the ANN."""
     return markdown(
-        "network|batch|T|threads|who|µs per image and step|smallest|× ANN|× ANN, processor time",
+        "network|inputs|batch|T|threads|who|µs per image and step|smallest|× ANN|× ANN, processor time",
         [
-            [*(r[key] for key in ("network", "batch", "timesteps", "threads")), who, *shown(cost)]
+            [*(r[key] for key in ("network", "inputs", "batch", "timesteps", "threads")), who, *shown(cost)]
             for r in rows
             for who, cost in r["costs"].items()
         ],
@@ -211,13 +249,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-T", "--timesteps", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--noise", action="store_true", help="not images, where there are some")
     parser.add_argument("--keep", metavar="NAME", default="latency", help="the JSON's name")
     given = parser.parse_args(arguments)
     rows, done = [], set()
     for threads in given.threads:
         for name in given.networks or NETWORKS:
             for batch in given.batch:
-                one = row(name, batch, given.timesteps, threads, given.repeats, not given.without_peers)
+                shape = name, batch, given.timesteps, threads, given.repeats
+                one = row(*shape, others=not given.without_peers, noise=given.noise)
                 if (name, one["batch"], threads) not in done:
                     done.add((name, one["batch"], threads))
                     rows.append(one)

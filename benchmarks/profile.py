@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._common import environment, markdown, write_result
-from benchmarks.latency import NETWORKS, models_of
+from benchmarks.latency import NETWORKS, Given, models_of, opened
 from converter.engine import Frame, native, onednn
 from converter.engine.functions import Convolution, Product
 from converter.engine.instructions import Apply, Fire, Telescope
@@ -62,7 +62,9 @@ class Timed:
 
     model: RateModel
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    calls: dict[Node, tuple[Callable[[Tensor], Tensor], tuple[int, ...], int]] = field(default_factory=dict)
+    calls: dict[tuple[Node, tuple[int, ...]], int] = field(default_factory=dict)
+    """How often a convolution was called with an input of this shape."""
+    functions: dict[Node, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     moved: float = 0.0
     """Bytes that neurons in floating point read and write."""
 
@@ -76,9 +78,9 @@ class Timed:
 
         def timed(frame: Frame) -> None:
             if kind == SYNAPSES and isinstance(run, Apply):
-                shape = tuple(frame.read(node.inputs[0]).shape)
-                count = self.calls.get(node, (run.function, shape, 0))[2]
-                self.calls[node] = run.function, shape, count + 1
+                call = node, tuple(frame.read(node.inputs[0]).shape)
+                self.functions[node] = run.function
+                self.calls[call] = self.calls.get(call, 0) + 1
             start = time.process_time()
             run(frame)
             self.seconds[kind] += time.process_time() - start
@@ -90,7 +92,8 @@ class Timed:
     def alone(self) -> float:
         """Seconds that the same convolutions take, one after the other with nothing between."""
         total = 0.0
-        for function, shape, count in self.calls.values():
+        for (node, shape), count in self.calls.items():
+            function = self.functions[node]
             x = torch.rand(shape)
             x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
             total += count * usual(lambda function=function, x=x: function(x))  # type: ignore[misc]
@@ -116,7 +119,9 @@ def bandwidth(size: int) -> float:
 @torch.no_grad()
 def rows(name: str, batch: int, timesteps: int) -> list[dict[str, Any]]:
     """One network: a row for each of our contestants."""
-    models, reference, x = models_of(name, batch, 1)
+    graph, reference = opened(name, 1)
+    given = Given.of(name, graph, batch, noise=False)
+    models, x = models_of(graph, given), given.x
     each = 1e6 / (len(x) * timesteps)
     found = []
     for who, model in models.items():
