@@ -342,8 +342,12 @@ def test_every_instruction_is_of_a_kind_and_is_timed() -> None:
     timed = profile.Timed(model)
     assert torch.equal(model(x, 4), want)
     assert set(timed.seconds) == {profile.SYNAPSES, profile.NEURONS}
-    assert [count for _, _, count in timed.calls.values()] == [1, 1]
+    assert [(shape[0], count) for (_, shape), count in timed.calls.items()] == [(2 * 4, 1)] * 2
     assert timed.moved == 3 * 8 * (4 + 1) * 2 * 16**3
+    model(x, 20)  # in chunks, the last of them smaller: each size counts for itself
+    steps = [shape[0] // 2 * count for (node, shape), count in timed.calls.items() if node.name == "c1"]
+    assert len(steps) >= 2
+    assert sum(steps) == 4 + 20
     assert timed.alone() > 0
 
 

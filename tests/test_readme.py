@@ -216,3 +216,35 @@ def test_the_readme_says_what_early_exit_was_measured_to_save() -> None:
         assert f"take {row['mean_timesteps']:.1f}" in text
         assert f"{100 * row['accuracy_at_the_cap']:.2f}" in text
         assert (row["images"], row["cap"], row["margin_chosen_on"]) == (932, 32, 500)
+
+
+def test_the_cost_of_a_step_in_the_readme_is_that_measured() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("latency*.json"))
+    kept = [row for path in files for row in json.loads(path.read_text())["rows"]]
+    _, rows = table("What a step costs")
+    shown = []
+    for one in kept:
+        costs = {who: f"{cost['ratio']:.2f}" for who, cost in one["costs"].items()}
+        ours = [costs[who] for who in ("ours", "ours, int8", "ours, two planes")]
+        peers = [cost for who, cost in costs.items() if who.startswith("SpikingJelly")]
+        facts = [str(one[key]) for key in ("network", "inputs", "batch", "timesteps")]
+        shown.append([*facts, *ours, min(peers, key=float, default="–")])
+        assert one["threads"] == 1
+    assert sorted(rows) == sorted(shown)
+
+
+def test_what_a_search_and_spike_calibration_reach_in_the_readme_was_measured() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "grid-resnet20.json").read_text())
+    told = re.findall(r"T = (\d+) from ([\d.]+) to ([\d.]+)", README.replace("\n", " "))
+    pairs = [
+        ("least-squares", "bayesian, from least-squares"),
+        ("percentile 99.9", "percentile 99.9 + spike-calibration"),
+    ]
+    assert len(told) == len(pairs)
+    for (time, *figures), methods in zip(told, pairs, strict=True):
+        accuracy = {
+            row["method"]: f"{100 * row['accuracy']:.2f}"
+            for row in record["rows"]
+            if (row["spikes"], str(row["timesteps"]), row["seed"]) == ("binary", time, 0)
+        }
+        assert figures == [accuracy[method] for method in methods]
