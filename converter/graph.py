@@ -32,11 +32,13 @@ class Op:
     """What a node computes. Traits are asked for by passes and the emitter instead of names.
 
     `linear`       f(mean of x) = mean of f(x): affine in all inputs jointly, so it may act on every time step
+    `stepwise`     it acts on every time step though it is not linear, because the spiking network is meant so
     `homogeneous`  f(a·x) = a·f(x) for a > 0
     `monotone`     f commutes with max, element by element: f(max(x, y)) = max(f(x), f(y))
     """
 
     linear: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
     homogeneous: ClassVar[bool] = False
     monotone: ClassVar[bool] = False
 

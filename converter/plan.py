@@ -1,7 +1,7 @@
 """Which part each node of a spiking graph plays in a run.
 
 static      depends on the constant input alone: computed once for an image (with direct current)
-synapse     linear, so it acts on the spikes of each step
+synapse     linear (or stepwise), so it acts on the spikes of each step
 stateful    a neuron, which integrates and fires, or what mends a current or spikes over time
 cumulative  not linear: y_t = Y_t − Y_{t−1} with Y_t = t·f(S_t / t), S_t the sum of its inputs so far, so
             the mean of y is f of the mean at every t; for a max-pool (homogeneous) Y_t = f(S_t), and no
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converter.graph import Graph, Input, Node
+from converter.graph import Graph, Input, Node, Op
 from converter.stateful import Stateful
 
 
@@ -52,15 +52,20 @@ class Plan:
                 isinstance(node.op, Stateful)
                 or node in before
                 or given
-                or ((node.op.linear or node.op.homogeneous) and not any(i in head for i in node.inputs))
+                or ((each_step(node.op) or node.op.homogeneous) and not any(i in head for i in node.inputs))
             ):
                 step[node] = None
             else:
                 head[node] = None
         read = dict.fromkeys([i for node in head for i in node.inputs if i not in head])
         read |= dict.fromkeys(o for o in graph.outputs if o not in head)
-        told = (isinstance(n.op, Stateful | Input) or n.op.linear for n in step)
+        told = (isinstance(n.op, Stateful | Input) or each_step(n.op) for n in step)
         cumulative = frozenset(n for n, plain in zip(step, told, strict=True) if not plain)
         last = {source: node for node in step for source in node.inputs if source not in read}
         last_read = {n: tuple(s for s, reader in last.items() if reader is n) for n in step}
         return Plan(tuple(static), tuple(step), cumulative, tuple(head), tuple(read), last_read)
+
+
+def each_step(op: Op) -> bool:
+    """Whether `op` acts on the values of each step by themselves."""
+    return op.linear or op.stepwise

@@ -192,7 +192,9 @@ def test_a_method_of_ours_goes_through_the_pipeline_and_says_what_it_did(
         assert last["samples"] == 60
         assert last["ann_accuracy"] > 0.95
     aimed = found["levels:4", BOTH][4][0]["recipe"]
-    assert aimed.startswith("least-squares (timesteps 4, per_channel True) + bias-correction (timesteps 4")
+    assert aimed.startswith(
+        "least-squares (timesteps 4, per_channel True, headroom 1.0) + bias-correction (timesteps 4"
+    )
     assert (tmp_path / "grid-digits.svg").is_file()
 
 

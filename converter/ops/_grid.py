@@ -1,6 +1,6 @@
 """Rounding to a grid of powers of two: what a value is on a machine that counts in whole numbers.
 
-It is done in every step, and a value off by half a unit at most is taken for linear.
+Within a network it is done in every step: a machine that counts has no other numbers there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Grid(Op):
     """y = ⌊x / 2^exponent + ½⌋ · 2^exponent."""
 
     exponent: int
-    linear: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return (inputs[0] * 2.0**-self.exponent + 0.5).floor() * 2.0**self.exponent
