@@ -15,6 +15,7 @@ from torch import Tensor
 
 from calibrators.percentile import Percentile
 from converter.engine import Frame, Tiling, native, onednn
+from converter.engine import bytes as within
 from converter.engine.bytes import share_for_events
 from converter.engine.codes import Charge, Weighed
 from converter.engine.whole import Fire
@@ -333,3 +334,22 @@ def test_resnet20(bits: str) -> None:
     graph = quantise(Spike(Signed())(apply(load(path))[0]), format)
     graph = fixed_point(Percentile(99)(graph, lambda: iter([x])), 1.0)
     assert equal(spikes(RateModel(graph), x, 16), reference(graph, x, 16))
+
+
+@pytest.mark.parametrize("wrong", ["zero", "planes"])
+def test_sums_in_machine_code_are_tried_before_they_are_used(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native.sums_bytes():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    assert within.right()
+
+    def spoilt(self: within.Within, *_: object) -> None:
+        laid(self)
+        setattr(self.what, wrong, getattr(self.what, wrong) - 1)
+
+    laid = within.Within.__post_init__
+    monkeypatch.setattr(within.Within, "__post_init__", spoilt)
+    within.right.cache_clear()
+    assert not within.right()
+    within.right.cache_clear()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from converter.engine import native
 from converter.engine.codes import NARROW, Weighed
+from converter.graph import Node
 from converter.ops import Conv
 
 VECTOR, FOUR = 16, 4
@@ -56,7 +58,9 @@ def fits(term: Weighed) -> bool:
     """Whether the sums of this synapse can be taken so, here."""
     dense = not isinstance(term.op, Conv) or term.op.groups == 1
     most = term.codes.long().abs().flatten(1).sum(1).max() * 255
-    return dense and int(most) < NARROW and term.codes.shape[1] % FOUR == 0 and native.sums_bytes()
+    return (
+        dense and int(most) < NARROW and term.codes.shape[1] % FOUR == 0 and native.sums_bytes() and right()
+    )
 
 
 @dataclass(eq=False)
@@ -157,3 +161,25 @@ class Within:
             self.room.fill_(self.term.zero)
         self.room[:, :, up : up + height, left : left + width] = x
         return self.room
+
+
+@cache
+def right() -> bool:
+    """Whether sums of codes in two planes are those of a convolution in doubles, in tiles and by events."""
+    found, draw = native.library(), torch.Generator().manual_seed(0)
+    assert found is not None
+    codes = torch.randint(-(1 << 14), 1 << 14, (20, 8, 3, 3), generator=draw)
+    conv, zero = Conv(codes.double(), None, (1, 1), (1, 1), (1, 1)), 128
+    spikes = torch.randint(0, 256, (2, 8, 6, 6), generator=draw)
+    x = torch.where(torch.rand(2, 8, 6, 6, generator=draw) < 0.3, spikes, zero)
+    want = conv(x.double() - zero).permute(0, 2, 3, 1)
+    within = Within(Weighed(Node(conv, (), "", ()), conv, codes, zero, torch.ones(20)))
+    within(x.to(torch.uint8).contiguous(memory_format=torch.channels_last), 1, want.permute(0, 3, 1, 2).shape)
+    sums = torch.empty(want.shape, dtype=torch.int32)
+    for within.what.one_by_one in (False, True):
+        found.weigh_places(
+            ctypes.byref(within.what), ctypes.c_int64(sums[..., 0].numel()), ctypes.c_void_p(sums.data_ptr())
+        )
+        if not torch.equal(sums.double(), want):
+            return False
+    return True
