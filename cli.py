@@ -600,7 +600,7 @@ def train(**given: Any) -> None:
 @click.option("--distributed", is_flag=True, help="Share the data with the processes that torchrun started.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bf16", "fp16"]),
+    type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
     help="Of synapses on a GPU; membranes stay float32.",

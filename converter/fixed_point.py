@@ -31,7 +31,7 @@ from converter.neurons import Neuron
 from converter.neurons.first_spike import FirstSpike
 from converter.ops import Affine, Conv, ConvTranspose, Grid, Linear
 from converter.sums import exact_sums
-from converter.units import INPUT_BITS, PAYLOAD_BITS, on_grid, payload_unit, unit, whole
+from converter.units import INPUT_BITS, PAYLOAD_BITS, on_grid, payload_unit, unit
 
 INITIAL_BITS = 8
 GRAIN_BITS = 8
@@ -81,6 +81,3 @@ def biased(graph: Graph) -> Graph:
         return node
 
     return graph.map(added).with_unique_names()
-
-
-__all__ = ["INPUT_BITS", "fixed_point", "unit", "whole"]

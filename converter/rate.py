@@ -31,7 +31,7 @@ from converter.spiking import L, Readout, SpikingModel, State, Values, refuse_ea
 
 ENGINES = ("auto", "float")
 """Layers whose weights are codes of 8 bits run in whole numbers, or all in floating point."""
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Numbers that synapses are computed in; membranes are float32 in all of them."""
 PULSE = 100
 """So often a long run says where it is, though no answer is asked for there."""

@@ -26,10 +26,7 @@ from converter.ops import (
     Add,
     Affine,
     AvgPool,
-    Conv,
-    ConvTranspose,
     Grid,
-    Linear,
     MaxPool,
     Movement,
     ReduceMean,
@@ -142,9 +139,10 @@ def rounding(node: Node, size: Interval | None, given: list[Tensor | None], own:
         if own is not None or given[0] is None:
             return None
         return int(given[0].min()) - count(node.op, node.inputs[0]).bit_length()
-    if own is None or bits(size, own, axis_of(node.op, len(node.shape))) <= VALUE_BITS:
+    axis = axis_of(node.op, len(node.shape))
+    if own is None or bits(size, own, axis) <= VALUE_BITS:
         return None
-    largest = float(size.magnitudes(axis_of(node.op, len(node.shape))).max())
+    largest = float(size.magnitudes(axis).max())
     return math.frexp(largest)[1] - VALUE_BITS
 
 
@@ -161,16 +159,10 @@ def exact_layers(graph: Graph) -> tuple[int, int]:
     loose: dict[Node, bool] = {}
     for node in graph:
         own = units[node] = exponent(node.op, [units[i] for i in node.inputs])
-        size, sums = (
-            known[node],
-            isinstance(node.op, Conv | ConvTranspose | Linear | Add | AvgPool | ReduceMean),
-        )
+        size, axis = known[node], axis_of(node.op, len(node.shape))
+        sums = isinstance(node.op, Synapse | Add | Mean)
         rounded = isinstance(node.op, Mean) and all(isinstance(u.op, Grid) for u in users[node])
-        fits = (
-            size is not None
-            and own is not None
-            and bits(size, own, axis_of(node.op, len(node.shape))) <= EXACT
-        )
+        fits = size is not None and own is not None and bits(size, own, axis) <= EXACT
         before = any(loose[i] for i in node.inputs if not isinstance(i.op, Neuron))
         loose[node] = before or (sums and node in charging and not fits and not rounded)
     layers = [node for node in graph if isinstance(node.op, Neuron)]

@@ -80,7 +80,7 @@ ALLOWED = {
     "converter.engine": {
         *("converter.engine", "converter.plan", "converter.ops", *SPIKING, *LEAVES),
         # Layers whose weights are codes run the instructions of the integer program.
-        *("converter.program", "converter.fixed_point", "converter.weights"),
+        *("converter.program", "converter.units", "converter.weights"),
     },
     "converter.early_exit": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.spiking": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},

@@ -442,9 +442,9 @@ def test_an_evaluation_repeats_the_figures_of_the_conversion(artefact: Path) -> 
 
 
 def test_fewer_bits_for_synapses_are_for_a_gpu(artefact: Path) -> None:
-    refused = ann2snn("evaluate", artefact, "--data", "digits", "--device", "cpu", "--precision", "bf16")
+    refused = ann2snn("evaluate", artefact, "--data", "digits", "--device", "cpu", "--precision", "bfloat16")
     assert refused.exit_code == 2
-    assert "--precision bf16 is for rate codes on a GPU" in refused.stderr
+    assert "--precision bfloat16 is for rate codes on a GPU" in refused.stderr
     assert "this network runs on cpu, as RateModel" in refused.stderr
 
 

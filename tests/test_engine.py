@@ -290,7 +290,7 @@ def test_a_pool_through_time_in_one_pass_has_the_bits_of_torch(
     assert all(torch.equal(a, b) for a, b in zip(found[:2], found[2:], strict=True))
 
 
-@pytest.mark.parametrize(("precision", "number"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(("precision", "number"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
 def test_synapses_in_16_bits_are_those_of_weights_and_inputs_rounded(
     precision: str, number: torch.dtype
 ) -> None:
@@ -312,7 +312,7 @@ def test_synapses_in_16_bits_are_those_of_weights_and_inputs_rounded(
 
 def test_another_precision_is_the_same_network_with_the_same_parameters() -> None:
     model = RateModel(network(IntegrateFire()), delay=2)
-    other, back = model.at_precision("bf16"), model.at_precision("bf16").at_precision("float32")
+    other, back = model.at_precision("bfloat16"), model.at_precision("bfloat16").at_precision("float32")
     assert other.delay == 2
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
     assert torch.equal(back(images(2), 6), model(images(2), 6))

@@ -16,12 +16,12 @@ from converter.engine.codes import EXACT, WIDE, Charge, Code, Codes, Given, Spik
 from converter.engine.native import BURST, HARD, LEVELS, MOST, SIGNED, SOFT, TERMS
 from converter.engine.pools import plain
 from converter.errors import Refusal
-from converter.fixed_point import unit, whole
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.ops import Add, AvgPool, Concat, Conv, Linear, MaxPool, Movement, Pad
 from converter.plan import Plan
 from converter.program import Instruction, lowered
+from converter.units import unit, whole
 from converter.weights import parse
 
 
