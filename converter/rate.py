@@ -21,6 +21,7 @@ from converter.engine import (
     compiled,
     exactly,
     function_of,
+    one_pass,
     onednn,
     stepwise,
     tiling_for,
@@ -28,6 +29,7 @@ from converter.engine import (
 from converter.errors import UsageError
 from converter.graph import Graph, Listener, Node
 from converter.spiking import L, Readout, SpikingModel, State, Values, refuse_early
+from converter.stateful import Stateful
 
 ENGINES = ("auto", "float")
 """Layers whose weights are codes of 8 bits run in whole numbers, or all in floating point."""
@@ -160,7 +162,9 @@ class RateModel(SpikingModel):
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
         how = self.codes.words if self.codes is not None else self.instead
         narrow = "" if self.precision == "float32" else f"synapses in {self.precision}"
-        return "; ".join(filter(None, (run, how, narrow)))
+        kinds = [node.op for node in self.plan.step if isinstance(node.op, Stateful)]
+        passes = one_pass.words(kinds, next(self.buffers()).device)
+        return "; ".join(filter(None, (run, how, passes, narrow)))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""
