@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import latency, scaling
+from benchmarks._common import SHARED
 from converter import early_exit
 from converter.encodings.poisson import Poisson
 from converter.engine import fused, gpu, native, onednn
@@ -166,3 +168,21 @@ def test_everything_else_is_converted_there_too(
         "evaluate", tmp_path / "a.snn", *["--data", "digits", "--device", "cuda", "--samples", "4", "--quiet"]
     )
     assert result.exit_code == 0, result.output
+
+
+def test_what_runs_are_timed_by_waits_for_a_gpu(there: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    assert scaling.seconds(2, 3, 2, repeats=4, device="cuda") > 0
+    assert waited == ["cuda"] * 8
+    assert scaling.seconds(2, 3, 2, repeats=1) > 0
+    assert len(waited) == 8, "a CPU has nothing to wait for"
+
+
+@pytest.mark.slow
+def test_resnet20_has_its_turns_with_the_ann_there(there: None) -> None:
+    if not (SHARED / "models").is_dir():
+        pytest.skip(f"there is no {SHARED}")
+    found = latency.row("resnet20", 2, 3, 1, 1, others=False, noise=True, device="cuda")
+    assert list(found["costs"]) == [latency.ON_GPU, latency.OURS, *latency.NARROW]
+    assert all("on a pretended GPU" in how for how in found["schedule"].values())
