@@ -30,7 +30,9 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
 }
 """The bits of torch's own operators, and a call that takes no longer than a few of them."""
 LARGE, SMALL = (61, 19, 127), ((1, 1, 1), (3, 5, 1), (4, 4, 4), (2, 17, 3))
-"""[outer, channels, places] to compile for, no two axes alike, and to try it on besides."""
+"""[outer, channels, places] to compile for, in all so many that blocks are large, and to try it on besides.
+
+No two axes of the first are alike: what is alike when it is compiled is taken for the same."""
 Pass = Callable[[State, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
 """(states, currents, room for the spikes, what is given for each channel): writes states and spikes."""
 
@@ -133,7 +135,7 @@ def drawn(kind: Kind, sizes: tuple[int, int, int]) -> tuple[State, list[Tensor],
     normal numbers.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = sizes[:2] if kind.inner else sizes
+    shape = (sizes[0] * sizes[2], sizes[1]) if kind.inner else sizes
     channels = (sizes[1],) if kind.inner else (sizes[1], 1)
     given = [torch.rand(channels, generator=generator) + 0.25 for s in kind.settings if s is None]
     unit = given[0] if given else torch.ones(channels)
