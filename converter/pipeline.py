@@ -168,7 +168,7 @@ def convert(
     clock.lap("passes")
 
     device = settings.torch_device()
-    gpu.full_precision(device)
+    gpu.steady(device)
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
     measured_on, unlabelled = (

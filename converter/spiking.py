@@ -75,7 +75,7 @@ class SpikingModel(nn.Module):
             outputs=tuple(bound[o] for o in graph.outputs),
         )
         self.plan = Plan.of(self.graph, constant_input=self.encoding.constant)
-        gpu.full_precision(self.device)
+        gpu.steady(self.device)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # torch's own hook for .to()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -15,14 +15,17 @@ from converter import early_exit
 from converter.encodings.poisson import Poisson
 from converter.engine import fused, gpu, native, onednn
 from converter.neurons import Neuron
+from converter.neurons.burst import Burst
 from converter.neurons.integrate_fire import IntegrateFire
+from converter.neurons.signed import Signed
 from converter.plan import Plan
 from converter.rate import RateModel
 from tests import pretended
 from tests.pretended import There
 from tests.test_cli import ann2snn
 from tests.test_engine import NEURONS, images, network
-from tests.test_whole_engine import network as in_bytes
+from tests.test_whole_engine import equal, spikes
+from tests.test_whole_engine import network as in_fixed_point
 
 PRODUCTS = torch.backends.cuda.matmul
 ON = ("--data", "digits", "--device", "cuda", "--samples", 4, "--quiet")
@@ -31,12 +34,12 @@ ON = ("--data", "digits", "--device", "cuda", "--samples", 4, "--quiet")
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A pretended GPU; what is switched off for one is on again afterwards."""
-    before = torch.backends.cudnn.allow_tf32, PRODUCTS.allow_tf32
+    before, alike = (torch.backends.cudnn.allow_tf32, PRODUCTS.allow_tf32), torch.backends.cudnn.deterministic
     reduced = PRODUCTS.allow_fp16_reduced_precision_reduction, PRODUCTS.allow_bf16_reduced_precision_reduction
     monkeypatch.setattr(fused, "DEVICES", ())
     with pretended.gpu(monkeypatch):
         yield
-    torch.backends.cudnn.allow_tf32, PRODUCTS.allow_tf32 = before
+    (torch.backends.cudnn.allow_tf32, PRODUCTS.allow_tf32), torch.backends.cudnn.deterministic = before, alike
     PRODUCTS.allow_fp16_reduced_precision_reduction, PRODUCTS.allow_bf16_reduced_precision_reduction = reduced
 
 
@@ -95,7 +98,7 @@ def test_16_bits_stay_there(precision: str, there: None) -> None:
 
 
 def test_weights_in_bytes_run_in_floating_point_there_and_say_so(there: None) -> None:
-    model = RateModel(in_bytes(IntegrateFire()))
+    model = RateModel(in_fixed_point(IntegrateFire()))
     assert model.codes is not None
     assert model.to("cuda").codes is None
     assert "weights are codes of bytes: its numbers are no float32 on a CPU" in model.execution(2)
@@ -110,6 +113,7 @@ def test_float32_is_float32_there(there: None) -> None:
     model.to("cuda")
     assert not torch.backends.cudnn.allow_tf32
     assert not PRODUCTS.allow_tf32
+    assert torch.backends.cudnn.deterministic
     assert model.execution(2).endswith("; on a pretended GPU, float32 in full precision")
 
 
@@ -186,3 +190,36 @@ def test_resnet20_has_its_turns_with_the_ann_there(there: None) -> None:
     found = latency.row("resnet20", 2, 3, 1, 1, others=False, noise=True, device="cuda")
     assert list(found["costs"]) == [latency.ON_GPU, latency.OURS, *latency.NARROW]
     assert all("on a pretended GPU" in how for how in found["schedule"].values())
+
+
+@pytest.mark.parametrize("neuron", [IntegrateFire(), Signed(), Burst(burst=3)], ids=lambda n: n.kind)
+def test_weights_with_exact_sums_have_the_spikes_of_a_cpu_there(neuron: Neuron, there: None) -> None:
+    """Whatever order a device adds up in; here that of plain operators, against oneDNN and machine code."""
+    model, x = RateModel(in_fixed_point(neuron, "exact15")), images(4)
+    want = spikes(model, x, 12)
+    found = spikes(model.to("cuda"), x.to("cuda"), 12)
+    assert all(value.device.type == "cuda" for value in found.values())
+    assert equal({name: value.cpu() for name, value in found.items()}, want)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: f"{n.kind}{getattr(n, 'reset', '')}")
+def test_on_a_gpu_passes_have_the_bits_of_plain_operators(
+    neuron: Neuron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = RateModel(network(neuron)).to("cuda"), images(5).to("cuda")
+    answers, said = run(model, x)
+    assert "neurons in one pass over memory" in model.execution(5)
+    assert "operator by operator" not in model.execution(5)
+    monkeypatch.setattr(fused, "DEVICES", ())
+    want, heard = run(model, x)
+    assert torch.equal(answers, want)
+    assert all(map(torch.equal, said, heard))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_on_a_gpu_weights_with_exact_sums_have_the_spikes_of_a_cpu() -> None:
+    model, x = RateModel(in_fixed_point(Signed(), "exact15")), images(4)
+    want = spikes(model, x, 12)
+    found = spikes(model.to("cuda"), x.to("cuda"), 12)
+    assert equal({name: value.cpu() for name, value in found.items()}, want)

@@ -17,9 +17,13 @@ CHUNK = 8
 """Steps as one batch, at most: what is launched for a chunk is launched once."""
 
 
-def full_precision(device: torch.device) -> None:
-    """From here on, float32 is float32 in this process, and 16 bits add up in more, where this is a GPU."""
+def steady(device: torch.device) -> None:
+    """From here on, if this is a GPU: float32 is float32, 16 bits add up in 32, a run is like the last.
+
+    These are switches of torch, for all of the process.
+    """
     if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
         products = torch.backends.cuda.matmul
         torch.backends.cudnn.allow_tf32 = products.allow_tf32 = False
         products.allow_fp16_reduced_precision_reduction = False
