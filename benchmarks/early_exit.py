@@ -73,7 +73,7 @@ def row(
     parts = split(source, few, None, settings.seed)
 
     def labelled(indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, labels in on(source.batches(indices, 100), model.device):
+        for x, labels in on(source.batches(indices, 100), conversion.model.device):
             assert labels is not None
             yield x, labels
 
