@@ -33,7 +33,7 @@ from converter.temporal_bias import TemporalBias
 from converter.withdrawal import Withdrawal
 from tests.test_engine import NEURONS, images, network, run, same
 
-CPU, LIBRARY = torch.device("cpu"), native.library
+CPU, IN_MACHINE_CODE = torch.device("cpu"), native.fire_floats
 PLAIN: dict[Kind, one_pass.Built] = {}
 """Passes as functions that were not compiled, for every example of a test."""
 ALL: list[Stateful] = [
@@ -48,7 +48,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "DEVICES", ("cpu",))
     monkeypatch.setattr(one_pass, "BUILT", {})
     monkeypatch.setattr(one_pass, "compiled", function_of)
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "fire_floats", lambda *neurons: False)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def torch_compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("this machine has no C++ compiler, which torch.compile needs on a CPU")
     monkeypatch.setattr(fused, "DEVICES", ("cpu",))
     monkeypatch.setattr(one_pass, "BUILT", {})
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "fire_floats", lambda *neurons: False)
     yield
     torch.compiler.reset()
 
@@ -148,7 +148,7 @@ def test_a_network_has_the_same_spikes_in_passes(neuron: Neuron, monkeypatch: py
     """Against machine code where there is some, and torch operator by operator."""
     model, x = RateModel(network(neuron)), images(5)
     want = run(model, x, 9, Tiling(5, 1))
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "fire_floats", lambda *neurons: False)
     same(run(model, x, 9, Tiling(5, 5)), want)
     monkeypatch.setattr(fused, "DEVICES", ("cpu",))
     monkeypatch.setattr(one_pass, "BUILT", {})
@@ -282,5 +282,5 @@ def test_digits_has_the_same_spikes_in_machine_code_compiled_and_operator_by_ope
     with monkeypatch.context() as patch:
         patch.setattr(fused, "DEVICES", ())
         same(run(model, x, 9, Tiling(64, 5)), compiled)
-        patch.setattr(native, "library", LIBRARY)
+        patch.setattr(native, "fire_floats", IN_MACHINE_CODE)
         same(run(model, x, 9, Tiling(64, 5)), compiled)
