@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shlex
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,14 @@ def environment(threads: int) -> dict[str, Any]:
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def spent(device: torch.device | str) -> float:
+    """Seconds of the processor, or by the clock once a GPU has done all that it was given."""
+    if torch.device(device).type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def package_version(package: str) -> str:

@@ -83,7 +83,7 @@ def row(network: str, name: str, timesteps: int, seed: int, first: bool = False)
     preset = PRESETS[network]
     neuron, schedule = ("first-spike", "pipelined") if first else (neuron_for("signed")[0], "stream")
     settings = Settings(neuron=neuron, weights=name, timesteps=(timesteps,), schedule=schedule, seed=seed)
-    settings = replace(settings, samples=preset.samples)
+    settings = replace(settings, samples=preset.samples, device="cpu")
     chain: list[tuple[str, Calibrate]] = [
         ("least-squares", LeastSquares(timesteps)),
         ("bias-correction", BiasCorrection(timesteps, schedule=schedule)),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._common import environment, markdown, write_result
+from benchmarks._common import environment, markdown, spent, write_result
 from benchmarks.accuracy import calibrator
 from benchmarks.presets import PRESETS
 from converter.config import neuron_for
 from converter.data import split
 from converter.early_exit import measure
-from converter.pipeline import Settings, convert
+from converter.pipeline import Settings, convert, on
 from converter.rate import RateModel
 
 TRIED = tuple(0.5 * 1.15**i for i in range(50))
@@ -55,16 +54,18 @@ def chosen(curve: Tensor, labels: Tensor, may_lose: float) -> float:
 @torch.no_grad()
 def curves(model: RateModel, batches: Labelled, cap: int) -> tuple[Tensor, Tensor]:
     """Read-outs after every step [cap, samples, classes], and the labels."""
-    found = [model(x, cap) for x, _ in batches]
-    return torch.cat(found, 1), torch.cat([labels.reshape(-1) for _, labels in batches])
+    found = [model(x, cap).cpu() for x, _ in batches]
+    return torch.cat(found, 1), torch.cat([labels.reshape(-1).cpu() for _, labels in batches])
 
 
-def row(name: str, spikes: str, chain: Sequence[str], cap: int, few: int, may_lose: float) -> dict[str, Any]:
+def row(
+    name: str, spikes: str, chain: Sequence[str], cap: int, few: int, may_lose: float, device: str
+) -> dict[str, Any]:
     """One network with one kind of spikes."""
     preset = PRESETS[name]
     neuron, levels = neuron_for(spikes)
     options = {} if levels is None else {"levels": levels}
-    settings = Settings(neuron=neuron, neuron_options=options, timesteps=(cap,), samples=100)
+    settings = Settings(neuron=neuron, neuron_options=options, timesteps=(cap,), samples=100, device=device)
     conversion = convert(preset.model, preset.source, [calibrator(each) for each in chain], settings)
     model = conversion.model
     assert isinstance(model, RateModel)
@@ -72,7 +73,7 @@ def row(name: str, spikes: str, chain: Sequence[str], cap: int, few: int, may_lo
     parts = split(source, few, None, settings.seed)
 
     def labelled(indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, labels in source.batches(indices, 100):
+        for x, labels in on(source.batches(indices, 100), conversion.model.device):
             assert labels is not None
             yield x, labels
 
@@ -80,16 +81,17 @@ def row(name: str, spikes: str, chain: Sequence[str], cap: int, few: int, may_lo
     margin = chosen(curve, labels, may_lose)
     expected = exits(curve, labels, margin)
     test = list(labelled(parts.measurement))
-    start = time.process_time()
+    start = spent(model.device)
     right = sum(int((model(x, cap, at=(cap,))[0].argmax(1) == y.reshape(-1)).sum()) for x, y in test)
-    whole = time.process_time() - start
-    start = time.process_time()
+    whole = spent(model.device) - start
+    start = spent(model.device)
     found = measure(model, conversion.ann, test, cap, margin)
-    took = time.process_time() - start
+    took = spent(model.device) - start
     images = sum(len(x) for x, _ in test)
     return {
         "network": name,
         "spikes": spikes,
+        "execution": model.execution(100),
         "calibrators": list(chain),
         "images": images,
         "margin_chosen_on": few,
@@ -131,12 +133,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--margin-samples", type=int, default=1000, help="training images to choose it on")
     parser.add_argument("--may-lose", type=float, default=0.001, help="share of them")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--keep", metavar="NAME", default="early-exit", help="the JSON's name")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     rows = []
     for spikes in given.spikes:
-        asked = given.calibrator, given.cap, given.margin_samples, given.may_lose
+        asked = given.calibrator, given.cap, given.margin_samples, given.may_lose, given.device
         rows.append(row(given.network, spikes, *asked))
         print(table(rows[-1:]), file=sys.stderr)
     print(table(rows))

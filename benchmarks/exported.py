@@ -80,7 +80,7 @@ def row(name: str, weights: str, images: int, folder: Path) -> dict[str, Any]:
     """One network: spikes that differ, and milliseconds a step in either."""
     file, data = file_and_data(name)
     settings = Settings(
-        timesteps=(TIMESTEPS,), samples=1, calibration_samples=32, batch_size=4, weights=weights
+        timesteps=(TIMESTEPS,), samples=1, calibration_samples=32, batch_size=4, weights=weights, device="cpu"
     )
     made = convert(file, data, [("percentile", Percentile(99.9))], settings)
     model, source = made.model, data(made.ann)

@@ -10,6 +10,8 @@ layer (not with --without-peers). Ratios are taken within a round, and of these 
 and smallest. Inputs are test images, thresholds the 99.9th percentiles of other images, as layers in whole
 numbers are computed spike by spike where there are few. Of a network without such data (and of all of them
 with --noise) they are uniform noise, thresholds the largest activation on it.
+
+With --device cuda the ANN is torch's on that GPU, ours has float weights, and synapses also in 16 bits.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -52,6 +54,7 @@ NETWORKS = {
     "squeezenet": "squeezenet11_imagenet_fp16",
     "fastestdet": "fastestdet_coco",
 }
+ON_GPU, NARROW = "torch, ANN", {"ours, bfloat16": "bfloat16", "ours, float16": "float16"}
 ANN, OURS, STEPS, LAYERS = "onnxruntime, ANN", "ours", "SpikingJelly, single-step", "SpikingJelly, multi-step"
 WHOLE = {"ours, int8": 8, "ours, two planes": 15}
 """Those whose weights are codes of so many bits."""
@@ -95,10 +98,12 @@ def opened(name: str, threads: int) -> tuple[Graph, Reference]:
     return apply(load(path).verify())[0], Reference(path, threads=threads)
 
 
-def models_of(ann: Graph, given: Given) -> dict[str, RateModel]:
-    """Our models of a network."""
+def models_of(ann: Graph, given: Given, device: str = "cpu") -> dict[str, RateModel]:
+    """Our models of a network: in whole numbers on a CPU, in 16 bits on a GPU."""
     spiking = Spike(keep_analog=("Sigmoid", "Softmax"))(ann)
-    models = {OURS: RateModel(given.calibrator(spiking, lambda: [given.calibration]))}
+    models = {OURS: RateModel(given.calibrator(spiking, lambda: [given.calibration])).to(device)}
+    if device == "cuda":
+        return models | {who: models[OURS].at_precision(number) for who, number in NARROW.items()}
     for who, bits in WHOLE.items():
         coded = given.calibrator(quantise(spiking, Integer(bits)), lambda: [given.calibration])
         models[who] = RateModel(fixed_point(coded, float(given.calibration.abs().max())))
@@ -106,23 +111,24 @@ def models_of(ann: Graph, given: Given) -> dict[str, RateModel]:
 
 
 def contestants(
-    name: str, batch: int, timesteps: int, threads: int, others: bool, noise: bool
-) -> tuple[dict[str, Run], dict[str, str], Given]:
-    """What takes turns, how our engine runs, and what on."""
+    name: str, batch: int, timesteps: int, threads: int, others: bool, noise: bool, device: str
+) -> tuple[dict[str, Run], dict[str, RateModel], Given]:
+    """What takes turns, the ANN first, our models among them, and what on."""
     ann, reference = opened(name, threads)
     given = Given.of(name, ann, batch, noise=noise)
+    models = models_of(ann, given, device)
+    x, there = given.x.to(device), ann.to(device)
 
     def infer() -> None:
         for _ in range(timesteps):
-            reference.run([given.x])
+            there.run(x) if device == "cuda" else reference.run([x])
 
-    models, runs = models_of(ann, given), dict[str, Run]({ANN: infer})
-    runs |= {who: partial(model, given.x, timesteps, at=(timesteps,)) for who, model in models.items()}
-    how = {who: model.execution(len(given.x)) for who, model in models.items()}
-    return runs | (peers(ann, given, timesteps) if others else {}), how, given
+    runs = dict[str, Run]({ON_GPU if device == "cuda" else ANN: infer})
+    runs |= {who: partial(model, x, timesteps, at=(timesteps,)) for who, model in models.items()}
+    return runs | (peers(ann, given, timesteps, device) if others else {}), models, given
 
 
-def peers(ann: Graph, given: Given, timesteps: int) -> dict[str, Run]:
+def peers(ann: Graph, given: Given, timesteps: int, device: str) -> dict[str, Run]:
     """SpikingJelly's two modes; none where it does not convert the network."""
     from spikingjelly.activation_based.functional import reset_net
 
@@ -131,8 +137,9 @@ def peers(ann: Graph, given: Given, timesteps: int) -> dict[str, Run]:
     except ConversionError as refused:
         print(f"  SpikingJelly: {refused}", file=sys.stderr)
         return {}
-    x = given.x
+    x, head = given.x.to(device), [replace(n, op=n.op.map_tensors(lambda t: t.to(device))) for n in peer.head]
     assert isinstance(peer.step, fx.GraphModule)
+    peer.step.to(device)
 
     def prepared(mode: str) -> None:
         reset_net(peer.step)
@@ -141,17 +148,17 @@ def peers(ann: Graph, given: Given, timesteps: int) -> dict[str, Run]:
 
     def step_by_step() -> None:
         prepared("s")
-        total = torch.zeros(())
+        total = x.new_zeros(())
         for _ in range(timesteps):
             total = total + peer.step(x)
-        applied(peer.head, total / timesteps)
+        applied(head, total / timesteps)
 
     def layer_by_layer() -> None:
         prepared("m")
         assert isinstance(peer.step, fx.GraphModule)
         steps = Layerwise(peer.step, frozenset(map(id, peer.neurons)), timesteps)
         spikes = steps.run(x.repeat(timesteps, *[1] * (x.dim() - 1)))
-        applied(peer.head, spikes.unflatten(0, (timesteps, -1)).mean(0))
+        applied(head, spikes.unflatten(0, (timesteps, -1)).mean(0))
 
     largest = max(4 * size_of(node.shape) for node in ann) * len(x) * timesteps
     modes: dict[str, Run] = {STEPS: step_by_step, LAYERS: layer_by_layer}
@@ -174,41 +181,56 @@ class Layerwise(fx.Interpreter):
 
 
 @torch.no_grad()
-def rounds(runs: dict[str, Run], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """(Seconds by the clock, of the processor) of each contestant in each round, the first not counted."""
+def rounds(runs: dict[str, Run], repeats: int, device: str) -> dict[str, list[tuple[float, float]]]:
+    """(Seconds by the clock, of the processor) of each contestant in each round, the first not counted.
+
+    A GPU has done all that it was given before the clock is read.
+    """
+    done = torch.cuda.synchronize if device == "cuda" else tuple
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for count in range(repeats + 1):
         for name, run in runs.items():
             clock, processor = time.perf_counter(), time.process_time()
             run()
+            done()
             if count:
                 found[name].append((time.perf_counter() - clock, time.process_time() - processor))
     return found
 
 
 def summarised(found: dict[str, list[tuple[float, float]]], images: int) -> dict[str, dict[str, float]]:
-    """Microseconds per image and step; ratios to the ANN, the median of those of each round.
+    """Microseconds per image and step; ratios to the ANN, the first, the median of those of each round.
 
     `cpu` is the ratio in processor time, which other programs on the machine disturb less.
     """
+    first = next(iter(found.values()))
     return {
         name: {
             "median": median(clock for clock, _ in each) / images * 1e6,
             "smallest": min(clock for clock, _ in each) / images * 1e6,
-            "ratio": median(ours[0] / ann[0] for ours, ann in zip(each, found[ANN], strict=True)),
-            "cpu": median(ours[1] / ann[1] for ours, ann in zip(each, found[ANN], strict=True)),
+            "ratio": median(ours[0] / ann[0] for ours, ann in zip(each, first, strict=True)),
+            "cpu": median(ours[1] / ann[1] for ours, ann in zip(each, first, strict=True)),
         }
         for name, each in found.items()
     }
 
 
 def row(
-    name: str, batch: int, timesteps: int, threads: int, repeats: int, *, others: bool, noise: bool
+    name: str,
+    batch: int,
+    timesteps: int,
+    threads: int,
+    repeats: int,
+    *,
+    others: bool,
+    noise: bool,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """One network at one batch size."""
     torch.set_num_threads(threads)
-    runs, schedule, given = contestants(name, batch, timesteps, threads, others, noise)
-    found, batch = rounds(runs, repeats), len(given.x)
+    runs, models, given = contestants(name, batch, timesteps, threads, others, noise, device)
+    found, batch = rounds(runs, repeats, device), len(given.x)
+    schedule = {who: model.execution(batch) for who, model in models.items()}
     facts = {
         "network": name,
         "inputs": given.words,
@@ -250,6 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--noise", action="store_true", help="not images, where there are some")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--keep", metavar="NAME", default="latency", help="the JSON's name")
     given = parser.parse_args(arguments)
     rows, done = [], set()
@@ -257,7 +280,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in given.networks or NETWORKS:
             for batch in given.batch:
                 shape = name, batch, given.timesteps, threads, given.repeats
-                one = row(*shape, others=not given.without_peers, noise=given.noise)
+                one = row(*shape, others=not given.without_peers, noise=given.noise, device=given.device)
                 if (name, one["batch"], threads) not in done:
                     done.add((name, one["batch"], threads))
                     rows.append(one)

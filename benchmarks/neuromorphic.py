@@ -48,7 +48,8 @@ def networks(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def converted(name: str, path: Path, reset: str, timesteps: int) -> Conversion:
     """From an empty membrane, as NIR's neurons begin."""
-    settings = Settings(neuron_options={"reset": reset, "initial": 0.0}, timesteps=(timesteps,), samples=500)
+    options = {"reset": reset, "initial": 0.0}
+    settings = Settings(neuron_options=options, timesteps=(timesteps,), samples=500, device="cpu")
     chain = [("percentile", Percentile(99.9))]
     return convert(path, lambda graph: source_of(name, graph), chain, settings)
 

@@ -4,17 +4,18 @@
     python -m benchmarks scaling --processes resnet20       two processes against one: see `processes`
 
 A chain of 3x3 convolutions of 16 channels on 16x16 values, each with its neurons. Time is the smallest of
-several runs, in processor time; a straight line is fitted to it, and R² says how straight it is. Memory is
-the peak of the process above what it held before the run, at T = 8 and T = 256.
+several runs, in processor time, on a GPU by the clock; a straight line is fitted to it, and R² says how
+straight it is. Memory is the peak of the process, or of the GPU, above what was held before the run, at
+T = 8 and T = 256.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import processes
-from benchmarks._common import environment, markdown, write_result
+from benchmarks._common import environment, markdown, spent, write_result
 from benchmarks.importing import reset_peak, resident
 from converter.graph import BATCH, Graph, Input, Node
 from converter.neurons.integrate_fire import IntegrateFire
@@ -45,14 +46,14 @@ def chain(layers: int, channels: int = 16, size: int = 16) -> Graph:
 
 
 @torch.no_grad()
-def seconds(layers: int, samples: int, steps: int, repeats: int = 3) -> float:
-    """Processor time of one run, the smallest of some."""
-    model, x = RateModel(chain(layers)), torch.rand(samples, 16, 16, 16)
+def seconds(layers: int, samples: int, steps: int, repeats: int = 3, device: str = "cpu") -> float:
+    """Time of one run as `spent` has it, the smallest of some."""
+    model, x = RateModel(chain(layers)).to(device), torch.rand(samples, 16, 16, 16).to(device)
     found = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = spent(device)
         model(x, steps, at=(steps,))
-        found.append(time.process_time() - start)
+        found.append(spent(device) - start)
     return min(found)
 
 
@@ -67,10 +68,23 @@ def peak(steps: int, samples: int = 1024) -> float:
     return resident("VmHWM") - before
 
 
-def peak_anew(steps: int) -> float:
+def peak_anew(steps: int, device: str = "cpu") -> float:
     """The same in a fresh process each time, where nothing has made room before; the smallest of five."""
+    if torch.device(device).type != "cpu":
+        return peak_on_gpu(steps, device)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process:
         return min(process.map(peak, [steps] * 5))
+
+
+@torch.no_grad()
+def peak_on_gpu(steps: int, device: str, samples: int = 1024) -> float:
+    """Bytes of a GPU's memory at the peak of a run above what was held before it."""
+    model, x = RateModel(chain(2)).to(device), torch.rand(samples, 16, 16, 16).to(device)
+    model(x, steps, at=(steps,))  # what is compiled is compiled here
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    model(x, steps, at=(steps,))
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
@@ -86,6 +100,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--processes", nargs="+", metavar="NETWORK", help="two processes against one instead")
     parser.add_argument("-T", "--timesteps", type=int, default=32, help="of --processes")
     parser.add_argument("--rounds", type=int, default=3, help="of --processes")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="not of --processes")
+    parser.add_argument("--keep", metavar="NAME", default="scaling", help="the JSON's name")
     given = parser.parse_args(arguments)
     if given.processes:
         rows = [processes.compare(name, given.timesteps, given.rounds) for name in given.processes]
@@ -94,16 +110,17 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
+    took = partial(seconds, device=given.device)
     runs = {
-        "steps": (STEPS, [seconds(8, 64, t) for t in STEPS]),
-        "samples": (SAMPLES, [seconds(8, n, 16) for n in SAMPLES]),
-        "layers": (LAYERS, [seconds(n, 64, 32) for n in LAYERS]),
+        "steps": (STEPS, [took(8, 64, t) for t in STEPS]),
+        "samples": (SAMPLES, [took(8, n, 16) for n in SAMPLES]),
+        "layers": (LAYERS, [took(n, 64, 32) for n in LAYERS]),
     }
     for name, (at, cost) in runs.items():
         found[name] = {"at": at, "seconds": cost, **line(at, cost)}
-    found["memory"] = {"steps": MEMORY, "bytes": [peak_anew(t) for t in MEMORY]}
+    found["memory"] = {"steps": MEMORY, "bytes": [peak_anew(t, given.device) for t in MEMORY]}
     print(table(found), file=sys.stderr)
-    write_result("scaling", ["scaling", *arguments], {**environment(1), **found})
+    write_result(given.keep, ["scaling", *arguments], {**environment(1), **found, "device": given.device})
     return 0
 
 

@@ -50,7 +50,10 @@ def dealt_back(hands: list[list[T]]) -> list[T]:
 
 
 def join(device: str) -> Share:
-    """Join the processes that torchrun started. Raises `UsageError` where it did not start this one."""
+    """Join the processes that torchrun started. Raises `UsageError` where it did not start this one.
+
+    On GPUs each process of a machine takes its own, as far as there are so many; then some share one.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise UsageError(
             "--distributed needs several processes, and this one was started alone",
@@ -59,8 +62,17 @@ def join(device: str) -> Share:
     from torch import distributed
 
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        distributed.init_process_group("nccl" if device == "cuda" and own_gpu() else "gloo")
     return Share(distributed.get_rank(), distributed.get_world_size())
+
+
+def own_gpu() -> bool:
+    """Choose the GPU of this process; whether it is its alone, without which NCCL does not work."""
+    import torch
+
+    here, processes = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    torch.cuda.set_device(here % torch.cuda.device_count())
+    return processes <= torch.cuda.device_count()
 
 
 def leave() -> None:

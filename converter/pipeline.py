@@ -28,6 +28,7 @@ from converter.account import (
 from converter.data import Source, range_warning, split
 from converter.decision import decisions
 from converter.encodings import Encoding, encodings
+from converter.engine import gpu
 from converter.errors import UsageError
 from converter.files import sha256
 from converter.first_spike import FirstSpikeModel
@@ -167,6 +168,7 @@ def convert(
     clock.lap("passes")
 
     device = settings.torch_device()
+    gpu.steady(device)
     data = source(ann)
     parts = split(data, settings.calibration_samples, settings.samples, settings.seed)
     measured_on, unlabelled = (

@@ -21,13 +21,17 @@ from converter.engine import (
     compiled,
     exactly,
     function_of,
+    gpu,
+    one_pass,
     onednn,
     stepwise,
     tiling_for,
 )
 from converter.errors import UsageError
 from converter.graph import Graph, Listener, Node
+from converter.plan import Plan
 from converter.spiking import L, Readout, SpikingModel, State, Values, refuse_early
+from converter.stateful import Stateful
 
 ENGINES = ("auto", "float")
 """Layers whose weights are codes of 8 bits run in whole numbers, or all in floating point."""
@@ -91,7 +95,8 @@ class RateModel(SpikingModel):
         """Run layers whose weights are codes in whole numbers, where this machine adds them up exactly."""
         floats = [t for t in self.buffers() if t.is_floating_point()]
         here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
-        codes = codes_of(self.graph, self.plan)
+        graph = self.graph if here else self.graph.to("cpu")
+        codes = codes_of(graph, self.plan if here else Plan.of(graph))
         if codes.charges and not (here and onednn.whole()):
             why = "oneDNN adds up no bytes exactly here" if here else "its numbers are no float32 on a CPU"
             self.instead = f"in floating point, though weights are codes of bytes: {why}"
@@ -106,7 +111,7 @@ class RateModel(SpikingModel):
         other = RateModel(
             self.graph, self.encoding, seed=self.seed, delay=self.delay, plain=self.plain, precision=precision
         )
-        return other.to(next(self.buffers()).device)
+        return other.to(self.device)
 
     def program_for(self, listen: Listener | None) -> Program:
         """The program that lets `listen` hear what it listens to: all values, or those it names in `told`."""
@@ -146,7 +151,8 @@ class RateModel(SpikingModel):
             return stepwise(self.codes.largest, batch)
         if self.plain:
             return Tiling(batch, 1)
-        return tiling_for(self.graph, self.plan, batch, chunks=self.program.chunks)
+        tiling = gpu.tiling_on_gpu if self.device.type == "cuda" else tiling_for
+        return tiling(self.graph, self.plan, batch, chunks=self.program.chunks)
 
     def tiles(self, batch: int) -> list[slice]:
         """The portions of a batch that stay in the caches; all of it where samples share draws of chance."""
@@ -160,7 +166,9 @@ class RateModel(SpikingModel):
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
         how = self.codes.words if self.codes is not None else self.instead
         narrow = "" if self.precision == "float32" else f"synapses in {self.precision}"
-        return "; ".join(filter(None, (run, how, narrow)))
+        kinds = [node.op for node in self.plan.step if isinstance(node.op, Stateful)]
+        passes = one_pass.words(kinds, self.device)
+        return "; ".join(filter(None, (run, how, passes, narrow, gpu.words(self.device))))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from converter.cumulative import telescope, telescope_mean
 from converter.encodings import Encoding
 from converter.encodings.current import Current
-from converter.engine import Function
+from converter.engine import Function, gpu
 from converter.errors import ConversionError, Refusal, UsageError
 from converter.graph import Graph, Input, Listener, Node
 from converter.neurons import Neuron
@@ -75,11 +75,17 @@ class SpikingModel(nn.Module):
             outputs=tuple(bound[o] for o in graph.outputs),
         )
         self.plan = Plan.of(self.graph, constant_input=self.encoding.constant)
+        gpu.steady(self.device)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # torch's own hook for .to()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._bind(self.graph)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next((t.device for t in self.buffers()), torch.device("cpu"))
 
     @property
     def neurons(self) -> tuple[Node, ...]:

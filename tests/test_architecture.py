@@ -84,7 +84,7 @@ ALLOWED = {
     },
     "converter.early_exit": {*SCHEDULES, *SPIKING, *LEAVES},
     "converter.spiking": {"converter.plan", "converter.engine", *SPIKING, *LEAVES},
-    "converter.rate": {"converter.spiking", "converter.engine", *SPIKING, *LEAVES},
+    "converter.rate": {"converter.spiking", "converter.engine", "converter.plan", *SPIKING, *LEAVES},
     "converter.spike_bits": set[str](),
     "converter.segments": {"converter.spike_bits", "converter.plan", "converter.unroll", *SPIKING, *LEAVES},
     "converter.window": {*SPIKING, *LEAVES},

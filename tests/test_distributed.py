@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.distributed import Share, dealt_back, join
+from converter.distributed import Share, dealt_back, join, own_gpu
 from converter.errors import UsageError
 from tests.conftest import ROOT
 
@@ -28,6 +29,21 @@ def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UsageError, match="this one was started alone"):
         join("cpu")
+
+
+@pytest.mark.parametrize(("processes", "alone"), [(2, True), (3, False)])
+def test_each_process_takes_a_gpu_and_some_share_one_where_there_are_too_few(
+    processes: int, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with two: NCCL, which wants one each, or gloo."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    for rank in range(processes):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert own_gpu() is alone
+    assert chosen == [0, 1, 0][:processes]
 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
 from converter.engine import Frame, Tiling, native, tiling_for
+from converter.engine.frame import channels_last
 from converter.engine.instructions import Telescope, Thresholds
 from converter.engine.onednn import available
 from converter.errors import UsageError
@@ -185,6 +186,23 @@ def test_answering_some_samples_early_leaves_the_others_as_they_are() -> None:
             a, b = model.program.advance(whole, steps), model.program.advance(part, steps)
             for (one,), (other,) in zip(a, b, strict=True):
                 assert torch.equal(one[kept], other)
+
+
+def test_samples_that_stay_lie_in_memory_as_they_did() -> None:
+    """What runs in one pass over memory goes on so; a selection of samples alone would lie in order."""
+    model = RateModel(network(Signed()))
+    frame, _ = model.begin(images(6), 4)
+
+    def layouts() -> list[bool]:
+        held = [*frame.static.values(), *(s for state in frame.states.values() for s in state)]
+        return [channels_last(value) for value in held]
+
+    with torch.no_grad():
+        model.program.advance(frame, 2)
+        before = layouts()
+        frame.keep(torch.tensor([1, 4]))
+    assert any(before)
+    assert layouts() == before
 
 
 def test_weights_written_to_are_laid_out_anew() -> None:

@@ -138,13 +138,6 @@ def test_parameters_are_buffers_and_move_and_load(graph: Graph) -> None:
     assert half(x.double(), 5).dtype == torch.float64
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-def test_on_cuda_the_answers_are_the_same(graph: Graph) -> None:
-    model, x = RateModel(graph), images(4)
-    want = model(x, 32)
-    assert torch.allclose(model.to("cuda")(x.to("cuda"), 32).cpu(), want, atol=1e-3)
-
-
 def test_a_model_without_thresholds_is_refused() -> None:
     plain, _ = apply(load(parse("y = Relu(x)", inputs="float[N,4] x")))
     with pytest.raises(ConversionError, match=r"IntegrateFire 'y' \(input Nx4\) has no threshold yet"):

@@ -92,9 +92,10 @@ class Frame:
         before, self.samples = self.samples, len(samples)
 
         def chosen(node: Node, value: Tensor) -> Tensor:
-            if value.dim() and len(value) == before and BATCH in node.shape[:1]:
-                return value.index_select(0, samples)
-            return value
+            if not value.dim() or len(value) != before or BATCH not in node.shape[:1]:
+                return value
+            kept = value.index_select(0, samples)
+            return kept.contiguous(memory_format=torch.channels_last) if channels_last(value) else kept
 
         self.static = {n: chosen(n, v) for n, v in self.static.items()}
         self.exact = {n: chosen(n, v) for n, v in self.exact.items()}

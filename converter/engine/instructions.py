@@ -12,6 +12,7 @@ from torch import Tensor
 from converter.engine import native
 from converter.engine.frame import Frame, channels_last
 from converter.engine.functions import Function, version_of
+from converter.engine.fused import Fused
 from converter.engine.pools import plain, pool_of
 from converter.graph import BATCH, Node
 from converter.neurons import Neuron
@@ -80,6 +81,7 @@ class Fire:
     op: Stateful
     reuse: bool
     thresholds: Thresholds = field(default_factory=lambda: Thresholds())
+    fused: Fused = field(default_factory=lambda: Fused())
 
     def __call__(self, frame: Frame) -> None:
         source = self.node.inputs[0]
@@ -93,8 +95,10 @@ class Fire:
         out = value if self.reuse and value is not None else frame.out(self.node, inputs[0])
         state = state or self.op.begin(inputs[0])
         frame.values[self.node] = out
-        if not self._natively(state, inputs[0] if value is None else value, out, frame.steps):
-            state = self.op.fire(state, inputs, frame.each(out))
+        given = inputs[0] if value is None else value
+        if not self._natively(state, given, out, frame.steps):
+            in_one = self.fused.fire(self.op, state, given, out, frame.steps)
+            state = in_one or self.op.fire(state, inputs, frame.each(out))
         frame.states[self.node] = state
 
     def _natively(self, state: State, value: Tensor, out: Tensor, steps: int) -> bool:
