@@ -169,6 +169,7 @@ NEURONS(int32_t)
 NEURONS(double)
 
 #include "pool.h"
+#include "sparse.h"
 
 void fire(const Layer *a, int wide, int threads) {
     const int64_t each = (a->row + a->block - 1) / a->block, blocks = a->count / a->row * each;

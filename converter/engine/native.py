@@ -32,7 +32,7 @@ ROOM = 8192
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
-PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "soft.h")))
+PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "soft.h", "sparse.h")))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
@@ -109,6 +109,28 @@ def spikes(codes: Tensor, zero: int) -> int:
     found.count_spikes.restype = ctypes.c_int64
     memory, count = ctypes.c_void_p(codes.data_ptr()), ctypes.c_int64(codes.numel())
     return int(found.count_spikes(memory, count, ctypes.c_int32(zero)))
+
+
+def sums_floats() -> bool:
+    """Whether they sum up spikes in floating point one by one: where the processor has AVX-512."""
+    found = library()
+    return found is not None and bool(found.sums_floats())
+
+
+def sum_spikes(sums: ctypes.Structure, outputs: int) -> None:
+    """Run a convolution spike by spike, `Sparse` of sparse.h, which has so many outputs."""
+    found = library()
+    assert found is not None
+    found.sum_spikes(ctypes.byref(sums), torch.get_num_threads() if outputs >= SHARED else 1)
+
+
+def spikes_among(x: Tensor, every: int) -> int:
+    """How many of the values of every so many places of images in channels_last are not zero."""
+    found = library()
+    assert found is not None
+    found.count_floats.restype = ctypes.c_int64
+    numbers = (ctypes.c_int64(n) for n in (x.numel() // x.shape[1], x.shape[1], every))
+    return int(found.count_floats(ctypes.c_void_p(x.data_ptr()), *numbers))
 
 
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
