@@ -24,11 +24,11 @@ SEEN = 1 << 14
 """Values in sight of a place, at most: so many may have to be listed."""
 EVERY = 8
 """Spikes are counted in one place of so many."""
-TERM, PLACE, WORD, ADDED, LISTED = 0.12, 9.0, 1.1, 0.17, 0.5
+TERM, PLACE, WORD, ADDED = 0.125, 12.0, 1.6, 0.33
 """Nanoseconds on an AMD EPYC with AVX-512, of which only ratios count; `benchmarks crossover` measures them.
 
 Densely a vector of outputs takes TERM for a value in sight. Spike by spike, a place takes PLACE, and WORD for
-a vector of values looked at, and each spike LISTED, and ADDED for a vector of outputs.
+a vector of values looked at, and each spike ADDED for a vector of outputs.
 """
 
 
@@ -82,7 +82,7 @@ def share_for_spikes(outputs: int, channels: int, *kernel: int) -> float:
     vectors, taps = -(-outputs // VECTOR), kernel[0] * kernel[1]
     words = kernel[0] * -(-kernel[1] * channels // VECTOR)
     left = TERM * taps * channels * vectors - WORD * words - PLACE
-    return max(0.0, left / (taps * channels * (LISTED + ADDED * vectors)))
+    return max(0.0, left / (ADDED * taps * channels * vectors))
 
 
 def fits(op: Conv, shape: tuple[int, ...]) -> bool:
