@@ -92,10 +92,11 @@ class RateModel(SpikingModel):
         floats = [t for t in self.buffers() if t.is_floating_point()]
         here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
         codes = codes_of(self.graph, self.plan)
+        why = codes.why_left if codes.left else ""
         if codes.charges and not (here and onednn.whole()):
             why = "oneDNN adds up no bytes exactly here" if here else "its numbers are no float32 on a CPU"
-            self.instead = f"in floating point, though weights are codes of bytes: {why}"
-        elif codes.charges:
+        self.instead = f"in floating point, though weights are codes of bytes: {why}" if why else ""
+        if codes.charges and not why:
             self.codes = codes
             self.program = compiled(self.graph, self.plan, self.functions, codes)
             units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}

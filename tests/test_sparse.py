@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from converter.engine import Tiling, native, onednn, sparse
+from converter.engine import Tiling, onednn, sparse
 from converter.engine.functions import Convolution
 from converter.engine.sparse import EVERY, Sparse, fits, laid, share_for_spikes
 from converter.neurons.integrate_fire import IntegrateFire
@@ -18,7 +18,7 @@ from converter.rate import RateModel
 from tests.test_engine import images, network, run, same
 
 pytestmark = pytest.mark.skipif(
-    not native.sums_floats(), reason="no AVX-512 or no C compiler: spikes in floats are convolved densely"
+    not sparse.there(), reason="no AVX-512 or no C compiler: spikes in floats are convolved densely"
 )
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_known_to_have_the_same_bits_is_dense(monkeypatch: pytest.Mo
     assert fits(dense, (1, 32, 6, 6))
     monkeypatch.setattr(sparse, "same_bits", lambda *_: False)
     assert not fits(dense, (1, 32, 6, 6))
-    monkeypatch.setattr(native, "sums_floats", lambda: False)
+    monkeypatch.setattr(sparse, "there", lambda: False)
     assert not fits(dense, (1, 32, 6, 6))
 
 
@@ -123,7 +123,7 @@ def test_spikes_are_counted_in_some_places() -> None:
     x = torch.zeros(24, 20)
     x[0, 19], x[EVERY], x[2 * EVERY, :3], x[1:EVERY] = -0.5, 1.0, torch.nan, 9.0
     images_ = x.reshape(2, 3, 4, 20).permute(0, 3, 1, 2)
-    assert native.spikes_among(images_, EVERY) == 24
+    assert sparse.spikes_among(images_, EVERY) == 24
 
 
 @pytest.mark.parametrize("neuron", [IntegrateFire(), Signed()], ids=lambda n: n.kind)

@@ -111,28 +111,6 @@ def spikes(codes: Tensor, zero: int) -> int:
     return int(found.count_spikes(memory, count, ctypes.c_int32(zero)))
 
 
-def sums_floats() -> bool:
-    """Whether they sum up spikes in floating point one by one: where the processor has AVX-512."""
-    found = library()
-    return found is not None and bool(found.sums_floats())
-
-
-def sum_spikes(sums: ctypes.Structure, outputs: int) -> None:
-    """Run a convolution spike by spike, `Sparse` of sparse.h, which has so many outputs."""
-    found = library()
-    assert found is not None
-    found.sum_spikes(ctypes.byref(sums), torch.get_num_threads() if outputs >= SHARED else 1)
-
-
-def spikes_among(x: Tensor, every: int) -> int:
-    """How many of the values of every so many places of images in channels_last are not zero."""
-    found = library()
-    assert found is not None
-    found.count_floats.restype = ctypes.c_int64
-    numbers = (ctypes.c_int64(n) for n in (x.numel() // x.shape[1], x.shape[1], every))
-    return int(found.count_floats(ctypes.c_void_p(x.data_ptr()), *numbers))
-
-
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
     """The library, made if it is not there: by way of objects, so that no runtime is linked in."""
     sources = [part.read_bytes() for part in PARTS]
@@ -197,6 +175,17 @@ def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor
     numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold), each))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
     found.fire_floats(*numbers, *memory, shared)
+    return True
+
+
+def round_floats(scale: float, values: Tensor, out: Tensor) -> bool:
+    """out = ⌊values · scale + ½⌋ / scale in float32, which lie alike; False where it cannot be done so."""
+    found = library()
+    if found is None:
+        return False
+    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
+    found.round_floats(ctypes.c_int64(values.numel()), ctypes.c_float(scale), *memory, shared)
     return True
 
 

@@ -60,15 +60,37 @@ class Sparse:
     def pays(self, x: Tensor) -> bool:
         """Whether so few of these values are spikes."""
         places, channels = x.numel() // x.shape[1], x.shape[1]
-        return native.spikes_among(x, EVERY) < self.few * -(-places // EVERY) * channels
+        return spikes_among(x, EVERY) < self.few * -(-places // EVERY) * channels
 
     def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
         """The convolution with what `laid` made of its weights; x and the result in channels_last."""
         out = torch.empty(self.size, memory_format=torch.channels_last)
         self.what.bias = self.op.bias.data_ptr() if self.op.bias is not None else None
         self.what.weights, self.what.x, self.what.out = weights.data_ptr(), x.data_ptr(), out.data_ptr()
-        native.sum_spikes(self.what, out.numel())
+        threads = torch.get_num_threads() if out.numel() >= native.SHARED else 1
+        library().sum_spikes(ctypes.byref(self.what), threads)
         return out
+
+
+def there() -> bool:
+    """Whether machine code sums up spikes one by one here: where the processor has AVX-512."""
+    found = native.library()
+    return found is not None and bool(found.sums_floats())
+
+
+def library() -> ctypes.CDLL:
+    """The machine code that is `there`."""
+    found = native.library()
+    assert found is not None
+    return found
+
+
+def spikes_among(x: Tensor, every: int) -> int:
+    """How many of the values of every so many places of images in channels_last are not zero."""
+    count = library().count_floats
+    count.restype = ctypes.c_int64
+    numbers = (ctypes.c_int64(n) for n in (x.numel() // x.shape[1], x.shape[1], every))
+    return int(count(ctypes.c_void_p(x.data_ptr()), *numbers))
 
 
 def laid(op: Conv) -> Tensor:
@@ -91,7 +113,7 @@ def fits(op: Conv, shape: tuple[int, ...]) -> bool:
     if op.groups > 1 or len(shape) != 4 or seen > SEEN or seen * (outputs + VECTOR) >= 1 << 31:
         return False
     size = outputs, *op.weight.shape[1:], *shape[2:]
-    return native.sums_floats() and same_bits(size, *map(tuple, onednn.geometry(op)))
+    return there() and same_bits(size, *map(tuple, onednn.geometry(op)))
 
 
 @cache
