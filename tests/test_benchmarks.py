@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -300,6 +301,29 @@ def test_costs_are_medians_and_ratios_are_taken_within_a_round() -> None:
     costs = latency.summarised(found, 10)
     assert costs[latency.OURS] == {"median": 3e5, "smallest": 2e5, "ratio": 2.0, "cpu": 1.5}
     assert costs[latency.ANN]["ratio"] == 1.0
+
+
+def test_latencies_of_several_threads_and_batches_are_one_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network whose file is for one image has one row for each number of threads."""
+
+    def row(name: str, batch: int, timesteps: int, threads: int, repeats: int, **_: bool) -> dict[str, Any]:
+        batch = 1 if name == "fastestdet" else batch
+        facts = {"network": name, "inputs": "noise", "batch": batch, "timesteps": timesteps}
+        costs = latency.summarised({latency.ANN: [(1.0, 1.0)] * repeats}, batch)
+        return {**facts, "threads": threads, "costs": costs}
+
+    monkeypatch.setattr(latency, "row", row)
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    latency.main(
+        ["resnet20", "fastestdet", "--batch", "1", "16", "--threads", "1", "2", "--keep", "latency-x"]
+    )
+    rows = json.loads((tmp_path / "latency-x.json").read_text())["rows"]
+    want = [("resnet20", 1), ("resnet20", 16), ("fastestdet", 1)]
+    assert [(r["network"], r["batch"], r["threads"]) for r in rows] == [(*w, t) for t in (1, 2) for w in want]
+    shown = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [line.split(" | ")[4] for line in shown] == ["1"] * 3 + ["2"] * 3
 
 
 def test_a_straight_line_explains_what_is_straight() -> None:
