@@ -14,17 +14,18 @@ Record = dict[str, Any]
 PROFILE = """### Where it goes
 
 Processor time of a step by kinds of instruction, in inferences of the ANN. *Convolutions alone* are the
-same convolutions with the same shapes in oneDNN with nothing between: in floating point no engine that
-calls them is faster. Where spikes are weighed in the pass over the neurons, the two are one kind.
+same convolutions with the same shapes in oneDNN with nothing between, as if no value was zero: what synapses
+take less is what goes spike by spike. Where spikes are weighed in the pass over the neurons, the two are one
+kind.
 """
 CROSSOVER = """### Event by event
 
-Where layers run in whole numbers, the weights of each spike are added up one by one instead of densely as
-soon as a chunk of steps has few enough spikes in a layer (`converter.engine.bytes.share_for_events`); the
-sums are the same. Spikes are those of test images, thresholds the 99.9th percentile. *Events win up to* is
-on spikes at random, the largest of the layers. *Wrong* choices are those where the other way was faster in
-this run. The last columns say how often a layer has nothing at all to compute, which is why nothing looks
-for it.
+The weights of each spike are added up one by one instead of densely as soon as a chunk of steps has few
+enough spikes in a layer, in whole numbers (`converter.engine.bytes.share_for_events`) and in floats (bits 32,
+`converter.engine.sparse.share_for_spikes`); the sums have the same bits. Spikes are those of test images,
+thresholds the 99.9th percentile. *Events win up to* is on spikes at random, the largest of the layers.
+*Wrong* choices are those where the other way was faster in this run. The last columns say how often a layer
+has nothing at all to compute, which is why nothing looks for it.
 """
 EARLY = """## Early exit
 
