@@ -101,9 +101,13 @@ def test_layers_of_squeezenet_have_the_bits_of_onednn(size: tuple[int, ...], thr
 
 
 def test_what_is_not_known_to_have_the_same_bits_is_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups; and layers of which oneDNN goes another way."""
+    """Groups; what lies in memory in either of two ways; and layers of which oneDNN goes another way."""
     conv = Conv(torch.randn(8, 4, 3, 3), None, (1, 1), (1, 1), (1, 1), 2)
     assert not fits(conv, (1, 8, 6, 6))
+    single = Conv(torch.randn(64, 1, 3, 3), None, (1, 1), (1, 1), (1, 1))
+    place = Conv(torch.randn(64, 32, 1, 1), None, (1, 1), (0, 0), (1, 1))
+    assert not fits(single, (1, 1, 6, 6))
+    assert not fits(place, (1, 32, 1, 1))
     dense = Conv(torch.randn(64, 32, 3, 3), None, (1, 1), (1, 1), (1, 1))
     assert fits(dense, (1, 32, 6, 6))
     monkeypatch.setattr(sparse, "same_bits", lambda *_: False)
