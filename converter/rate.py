@@ -13,6 +13,7 @@ from torch import Tensor
 from converter.encodings import Encoding
 from converter.engine import (
     Codes,
+    Convolution,
     Frame,
     Function,
     Program,
@@ -161,7 +162,9 @@ class RateModel(SpikingModel):
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
         how = self.codes.words if self.codes is not None else self.instead
         narrow = "" if self.precision == "float32" else f"synapses in {self.precision}"
-        return "; ".join(filter(None, (run, how, narrow)))
+        splits = any(isinstance(f := self.functions[n], Convolution) and f.may_split for n in self.plan.step)
+        few = "convolutions spike by spike where there are few" if splits and self.codes is None else ""
+        return "; ".join(filter(None, (run, few, how, narrow)))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""

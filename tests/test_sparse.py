@@ -158,3 +158,10 @@ def test_weights_written_to_are_listed_anew(monkeypatch: pytest.MonkeyPatch) -> 
     assert conv.bias is not None
     conv.bias.mul_(2)
     assert torch.equal(function(x), 2 * before)
+
+
+def test_the_report_says_that_spikes_may_be_taken_one_by_one() -> None:
+    graph = network(IntegrateFire())
+    assert RateModel(graph).execution(4).endswith("; convolutions spike by spike where there are few")
+    for model in (RateModel(graph, plain=True), RateModel(graph).double()):
+        assert "spike by spike" not in model.execution(4)

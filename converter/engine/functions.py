@@ -63,6 +63,13 @@ class Convolution(Packed):
     def _lay(self, shape: tuple[int, ...]) -> Tensor:
         return onednn.pack(self.op, shape) if shape else sparse.laid(self.op)
 
+    @property
+    def may_split(self) -> bool:
+        """Whether spikes may be taken one by one here."""
+        weight = self.op.weight
+        plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 4
+        return plain and self.op.groups == 1 and onednn.available() and sparse.there()
+
 
 @dataclass
 class Product(Packed):
