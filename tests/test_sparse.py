@@ -10,7 +10,7 @@ from torch import Tensor
 
 from converter.engine import Tiling, onednn, sparse
 from converter.engine.functions import Convolution
-from converter.engine.sparse import EVERY, Sparse, fits, laid, share_for_spikes
+from converter.engine.sparse import EVERY, Sparse, fits, laid, passes, share_for_spikes
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.signed import Signed
 from converter.ops import Conv
@@ -117,9 +117,31 @@ def test_what_is_not_known_to_have_the_same_bits_is_dense(monkeypatch: pytest.Mo
 
 
 def test_spikes_pay_where_they_are_few_and_outputs_many() -> None:
-    assert 0.3 < share_for_spikes(1000, 512, 1, 1) < 0.4
-    assert share_for_spikes(256, 64, 3, 3) > share_for_spikes(64, 64, 3, 3) > share_for_spikes(16, 64, 3, 3)
-    assert share_for_spikes(1, 8, 1, 1) == 0
+    """And where weights lie near; a kernel of 3x3 has nine places for each spike that it finds."""
+
+    def share(outputs: int, channels: int, size: int) -> float:
+        return share_for_spikes(
+            Conv(torch.empty(outputs, channels, size, size), None, (1, 1), (0, 0), (1, 1))
+        )
+
+    assert 0.3 < share(1000, 512, 1) < 0.4
+    assert share(192, 48, 1) > share(64, 48, 1) > share(16, 48, 1) == 0
+    assert 0.6 > share(64, 32, 3) > share(16, 16, 3) > 0.3 > share(16, 16, 1)
+    assert share(128, 32, 3) > share(128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "vectors"), [(5, [1]), (32, [2]), (40, [3]), (64, [2, 2]), (70, [2, 2, 1])]
+)
+def test_weights_to_scatter_lie_pass_by_pass(outputs: int, vectors: list[int]) -> None:
+    """Of channel 1, tap 5, the outputs of the last pass, which are filled up with zeros."""
+    weight = torch.arange(float(outputs * 27)).reshape(outputs, 3, 3, 3) + 1
+    conv = Conv(weight, None, (1, 1), (1, 1), (1, 1))
+    assert passes(outputs) == vectors
+    last = laid(conv)[-27 * 16 * vectors[-1] :].reshape(3, 9, -1)[1, 5]
+    first = 16 * sum(vectors[:-1])
+    assert last[: outputs - first].tolist() == weight[first:, 1, 1, 2].tolist()
+    assert last[outputs - first :].tolist() == [0.0] * (16 * sum(vectors) - outputs)
 
 
 def test_spikes_are_counted_in_some_places() -> None:

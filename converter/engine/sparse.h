@@ -7,12 +7,13 @@
 
 typedef struct {
     const float *x;       /* [images, height, width, channels] */
-    const float *weights; /* [taps, channels, outputs], of outputs as many as fill vectors */
+    const float *weights; /* [taps, channels, outputs], of outputs as many as fill vectors; or as in scatter.h */
     const float *bias;    /* [outputs], or NULL */
     float *out;           /* [images, rows, columns, outputs] */
     int64_t images;
     int32_t channels, height, width, outputs, rows, columns;
     int32_t kernel[2], stride[2], padding[2], dilation[2];
+    int32_t scatters; /* whether each spike goes to the places that see it, and not each place looks for spikes */
 } Sparse;
 
 #ifdef __AVX512F__
@@ -132,10 +133,18 @@ static void row_of(const Sparse *s, int64_t image, int y) {
     }
 }
 
+#include "scatter.h"
+
 void sum_spikes(const Sparse *s, int threads) {
+    const int64_t count = s->scatters ? s->images : s->images * s->rows;
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t line = 0; line < s->images * s->rows; line++) row_of(s, line / s->rows, (int)(line % s->rows));
+    for (int64_t i = 0; i < count; i++) {
+        if (s->scatters)
+            scatter(s, i);
+        else
+            row_of(s, i / s->rows, (int)(i % s->rows));
+    }
 }
 
 /* How many of the values of every so many places are not zero. */

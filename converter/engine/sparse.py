@@ -2,8 +2,9 @@
 
 Spikes come as their size and zeros, and a product with zero adds nothing to a sum in float32. So a sum over
 what is not zero, in the order in which the dense one goes, is the same to the last bit, and it costs by the
-spike. That oneDNN goes tap by tap, and in it channel by channel, is tried for each shape of a layer before it
-is relied upon; then either way may be taken at any step, whichever is less work.
+spike: each place lists what it sees and adds it up, or in the common geometry each spike is added to the nine
+places that see it. That oneDNN goes tap by tap, and in it channel by channel, is tried for each shape of a
+layer before it is relied upon; then either way may be taken at any step, whichever is less work.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ from torch import Tensor
 from converter.engine import native, onednn
 from converter.ops import Conv
 
-VECTOR = 16
-"""Outputs of a vector."""
+VECTOR, AT_ONCE = 16, 8
+"""Outputs of a vector, and vectors at once at most, where a place looks for spikes."""
 SEEN = 1 << 14
 """Values in sight of a place, at most: so many may have to be listed."""
+WIDE = 2048
+"""Places in a row of an image, at most, where each spike goes to those that see it: three rows lie near."""
 EVERY = 8
 """Spikes are counted in one place of so many."""
-TERM, PLACE, WORD, ADDED = 0.125, 12.0, 1.6, 0.33
+TERM, NEAR, FAR = 0.125, 0.22, 0.36
+LOOKING, SCATTERING = (12.0, 1.6), (2.6, 3.4)
 """Nanoseconds on an AMD EPYC with AVX-512, of which only ratios count; `benchmarks crossover` measures them.
 
-Densely a vector of outputs takes TERM for a value in sight. Spike by spike, a place takes PLACE, and WORD for
-a vector of values looked at, and each spike ADDED for a vector of outputs.
+Densely a vector of outputs takes TERM for a value in sight. Spike by spike it takes NEAR for each spike, or
+FAR where weights do not stay in the nearest cache; and a place takes so much, and so much for each vector of
+values that is looked at: where it looks for spikes, or where spikes are scattered.
 """
+NEAREST = 1 << 16
+"""Bytes of weights that a pass may go over and find near again."""
 
 
 class Sums(ctypes.Structure):
@@ -40,6 +47,7 @@ class Sums(ctypes.Structure):
         ("images", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("channels", "height", "width", "outputs", "rows", "columns")),
         *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "padding", "dilation")),
+        ("scatters", ctypes.c_int32),
     )
 
 
@@ -55,7 +63,8 @@ class Sparse:
         self.what = Sums(*[None] * 4, *shape, outputs, rows, columns)
         self.what.kernel, self.what.stride = kernel, tuple(stride)
         self.what.padding, self.what.dilation = tuple(padding), tuple(dilation)
-        self.few = share_for_spikes(outputs, shape[1], *kernel)
+        self.what.scatters = scatters(op)
+        self.few = share_for_spikes(op)
 
     def pays(self, x: Tensor) -> bool:
         """Whether so few of these values are spikes."""
@@ -93,24 +102,52 @@ def spikes_among(x: Tensor, every: int) -> int:
     return int(count(ctypes.c_void_p(x.data_ptr()), *numbers))
 
 
+def scatters(op: Conv) -> bool:
+    """Whether each spike goes to the places that see it, by `scatter.h`; else each place looks for spikes."""
+    padding, stride, dilation = onednn.geometry(op)
+    alike = tuple(op.weight.shape[2:]) == (3, 3) and stride == dilation == [1, 1]
+    return alike and max(padding) <= 2
+
+
+def passes(outputs: int) -> list[int]:
+    """How many vectors of outputs each pass of `scatter.h` takes."""
+    vectors = -(-outputs // VECTOR)
+    return [3] if vectors == 3 else [2] * (vectors // 2) + [1] * (vectors % 2)
+
+
 def laid(op: Conv) -> Tensor:
-    """The weights of one spike after the other: [taps · channels, outputs, filled up to whole vectors]."""
-    rows = op.weight.detach().flatten(2).permute(2, 1, 0).flatten(0, 1)
-    return F.pad(rows, (0, -len(op.weight) % VECTOR)).contiguous()
+    """The weights of one spike after the other, outputs filled up to whole vectors.
+
+    Outputs are innermost: [taps · channels, outputs], or where it `scatters`, for each pass [channels, taps,
+    outputs of the pass].
+    """
+    rows = F.pad(op.weight.detach().flatten(2).permute(2, 1, 0), (0, -len(op.weight) % VECTOR))
+    if not scatters(op):
+        return rows.contiguous()
+    parts = rows.transpose(0, 1).split([VECTOR * v for v in passes(len(op.weight))], 2)
+    return torch.cat([part.flatten() for part in parts])
 
 
-def share_for_spikes(outputs: int, channels: int, *kernel: int) -> float:
+def share_for_spikes(op: Conv) -> float:
     """The share of spikes in sight of a place below which they are added one by one."""
-    vectors, taps = -(-outputs // VECTOR), kernel[0] * kernel[1]
-    words = kernel[0] * -(-kernel[1] * channels // VECTOR)
-    left = TERM * taps * channels * vectors - WORD * words - PLACE
-    return max(0.0, left / (ADDED * taps * channels * vectors))
+    outputs, channels, height, width = op.weight.shape
+    vectors, seen = -(-outputs // VECTOR), height * width * channels
+    if scatters(op):
+        (place, word), together = SCATTERING, passes(outputs)
+        words = -(-channels // VECTOR) * len(together)
+    else:
+        (place, word), together = LOOKING, [min(vectors, AT_ONCE)]
+        words = height * -(-width * channels // VECTOR)
+    added = NEAR if 4 * VECTOR * seen * together[0] <= NEAREST else FAR
+    return max(0.0, TERM * seen * vectors - word * words - place) / (added * seen * vectors)
 
 
 def fits(op: Conv, shape: tuple[int, ...]) -> bool:
     """Whether a convolution of inputs of this shape can be done so, with the bits that it has in oneDNN."""
     outputs, seen = len(op.weight), op.weight[0].numel()
     if op.groups > 1 or len(shape) != 4 or seen > SEEN or seen * (outputs + VECTOR) >= 1 << 31:
+        return False
+    if scatters(op) and shape[3] > WIDE:
         return False
     if shape[1] == 1 or shape[2:] == (1, 1):  # this lies in memory in two ways, each with an order of its own
         return False
