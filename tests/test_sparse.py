@@ -145,7 +145,7 @@ def test_weights_to_scatter_lie_pass_by_pass(outputs: int, vectors: list[int]) -
 
 
 def test_spikes_are_counted_in_some_places() -> None:
-    """Every eighth of 24 places of 20 channels: 1 + 20 + 3 of them are not zero."""
+    """Every ninth of 24 places of 20 channels: 1 + 20 + 3 of them are not zero."""
     x = torch.zeros(24, 20)
     x[0, 19], x[EVERY], x[2 * EVERY, :3], x[1:EVERY] = -0.5, 1.0, torch.nan, 9.0
     images_ = x.reshape(2, 3, 4, 20).permute(0, 3, 1, 2)

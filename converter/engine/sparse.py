@@ -25,8 +25,8 @@ SEEN = 1 << 14
 """Values in sight of a place, at most: so many may have to be listed."""
 WIDE = 2048
 """Places in a row of an image, at most, where each spike goes to those that see it: three rows lie near."""
-EVERY = 8
-"""Spikes are counted in one place of so many."""
+EVERY = 9
+"""Spikes are counted in one place of so many: rows then have theirs in other columns."""
 TERM, NEAR, FAR = 0.125, 0.22, 0.36
 LOOKING, SCATTERING = (12.0, 1.6), (2.6, 3.4)
 """Nanoseconds on an AMD EPYC with AVX-512, of which only ratios count; `benchmarks crossover` measures them.
