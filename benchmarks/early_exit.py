@@ -3,11 +3,12 @@
     python -m benchmarks early-exit
     python -m benchmarks early-exit resnet20 --spikes signed --cap 32 --delays 0 4 8 12
 
-The delay of the read-out and the margin are chosen on training images that no calibrator has seen: of all
-with which no more than `--may-lose` of them are lost against answering all at the cap, after that delay of
-`--delays` which is best there, those that answer soonest in the mean. Steps within the delay were waited for
-and count. Then the test images are run with that delay, once to the cap and once with early exit by the
-engine itself (`converter.early_exit`), whose answers are counted, and both are timed.
+The delay of the read-out and the margin are chosen on training images that no calibrator has seen: of the
+delays after which the cap is best (but for `--may-lose` of the images), and the smallest margin for each
+with which no more than `--may-lose` are answered otherwise than at the cap, what answers soonest in the
+mean. Steps within the delay were waited for and count. Then the test images are run with that delay, once
+to the cap and once with early exit by the engine itself (`converter.early_exit`), whose answers are
+counted, and both are timed.
 """
 
 from __future__ import annotations
@@ -63,19 +64,18 @@ def exits(curve: Tensor, labels: Tensor, margin: float, delay: int = 0) -> tuple
 def chosen(read: Mapping[int, Tensor], labels: Tensor, may_lose: float) -> Choice:
     """The delay and the smallest margin for it that answer soonest, of read-outs for each delay.
 
-    They lose no more than this share of the samples against the last step after the best delay; where none
-    does, it is that delay with the largest margin tried.
+    With that delay the last step is as good as with any, and with that margin the answers are those of the
+    last step, but for this share of the samples; where no margin does that, it is the largest tried.
     """
-    last = {delay: float((curve[-1].argmax(1) == labels).double().mean()) for delay, curve in read.items()}
-    least = max(last.values()) - may_lose - 1e-12
+    last = {delay: curve[-1].argmax(1) for delay, curve in read.items()}
+    right = {delay: float((answers == labels).double().mean()) for delay, answers in last.items()}
     found = []
     for delay, curve in read.items():
-        tried = (Choice(delay, m, *exits(curve, labels, m, delay)) for m in TRIED)
-        found += [next((choice for choice in tried if choice.accuracy >= least), None)]
-    if kept := [choice for choice in found if choice is not None]:
-        return min(kept, key=lambda choice: choice.timesteps)
-    best = max(last, key=lambda delay: last[delay])
-    return Choice(best, TRIED[-1], *exits(read[best], labels, TRIED[-1], best))
+        if right[delay] >= max(right.values()) - may_lose - 1e-12:
+            same = (m for m in TRIED if exits(curve, last[delay], m, delay)[0] >= 1 - may_lose - 1e-12)
+            margin = next(same, TRIED[-1])
+            found.append(Choice(delay, margin, *exits(curve, labels, margin, delay)))
+    return min(found, key=lambda choice: choice.timesteps)
 
 
 @torch.no_grad()

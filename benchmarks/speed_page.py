@@ -30,11 +30,12 @@ has nothing at all to compute, which is why nothing looks for it.
 EARLY = """## Early exit
 
 A sample is answered once the lead of its class, times the steps that count, reaches a margin. The delay, of
-which steps are run and not read out, and the smallest margin for it are chosen on training images that no
-calibrator has seen (`--margin-samples`, `--delays`): as many of them, but for a share of `--may-lose`, are
-answered rightly as at the cap after the best delay, and soonest in the mean. Accuracy is on test images, also
-that at the cap, after the same delay. *Steps run* are those that were computed for a sample until its batch
-was cleared of it, *time* is the processor's against running all samples to the cap.
+which steps are run and not read out, and the margin are chosen on training images that no calibrator has seen
+(`--margin-samples`, `--delays`): the delay after which the cap is best, and the smallest margin with which
+all, but for a share of `--may-lose`, are answered as at the cap; of several what is soonest in the mean.
+Accuracy is on test images, also that at the cap, after the same delay. *Steps run* are those that were
+computed for a sample until its batch was cleared of it, *time* is the processor's against running all samples
+to the cap.
 """
 PROCESSES = """## Two processes
 

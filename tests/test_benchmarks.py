@@ -356,20 +356,26 @@ def test_an_early_exit_answers_at_the_first_step_with_the_lead() -> None:
     assert early_exit.exits(curve, labels, 4.0) == (0.5, 2.5)
     assert early_exit.exits(curve, labels, 99.0) == (0.5, 3.0)
     assert early_exit.exits(curve, labels, 1.0, delay=1) == (0.5, 2.5)
-    least = min(m for m in early_exit.TRIED if m > 1)
-    late = torch.tensor([1, 1])
-    assert early_exit.chosen({0: curve}, late, 0.0) == early_exit.Choice(0, least, 1.0, 2.5)
-    assert early_exit.chosen({0: curve}, late, 1.0).margin == early_exit.TRIED[0]
 
 
-def test_the_delay_of_an_early_exit_is_that_which_answers_soonest_and_as_well() -> None:
+def test_a_margin_is_the_smallest_with_which_answers_are_those_at_the_cap() -> None:
+    """One of two images leads by 1 at the first step, wrongly, and its answer changes; the other never."""
+    curve = torch.tensor([[[1.0, 0], [0, 9]], [[0.0, 2], [0, 9]], [[0.0, 2], [0, 9]]])
+    above = min(m for m in early_exit.TRIED if m > 1)
+    for labels in (torch.tensor([1, 1]), torch.tensor([0, 1])):  # whether that is right or wrong
+        right = float((labels == 1).double().mean())
+        assert early_exit.chosen({0: curve}, labels, 0.0) == early_exit.Choice(0, above, right, 1.5)
+        assert early_exit.chosen({0: curve}, labels, 0.5).margin == early_exit.TRIED[0]
+
+
+def test_the_delay_of_an_early_exit_is_that_which_is_best_at_the_cap_and_then_soonest() -> None:
     """What the first of three steps says is wrong: without it, all that counts is right at once."""
     plain = torch.tensor([[[9.0, 0], [9, 0]], [[4.0, 4.5], [4.5, 4]], [[2.0, 4], [4, 2]]])
     delayed = torch.tensor([[[9.0, 0], [9, 0]], [[0.0, 9], [0, 9]], [[0.0, 9], [0, 9]]])
     labels = torch.tensor([1, 1])
     assert early_exit.chosen({0: plain, 1: delayed}, labels, 0.0) == early_exit.Choice(1, 0.5, 1.0, 2.0)
     assert early_exit.chosen({0: plain}, labels, 0.0).accuracy == 0.5
-    assert early_exit.chosen({1: delayed, 0: plain}, labels, 1.0).timesteps == 1.0
+    assert early_exit.chosen({1: delayed, 0: plain}, labels, 0.5).delay == 0
 
 
 def test_every_instruction_is_of_a_kind_and_is_timed() -> None:
