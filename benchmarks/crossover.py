@@ -3,11 +3,12 @@
     python -m benchmarks crossover
     python -m benchmarks crossover resnet20 squeezenet --samples 4
 
-For each shape of layer that is computed in whole numbers: nanoseconds for a place of its output in tiles and
-event by event, on spikes at random of several rates, and where the two meet; then the same on the spikes that
-the layer gets on test images (thresholds at the 99.9th percentile, steps 9 to 16 of a run), what the engine
-takes (`converter.engine.bytes.share_for_events`), and how often there is nothing to compute: no spike in a
-whole step of a sample, none in sight of 8 places in a row, or the same spikes as in the step before.
+For each shape of layer, computed in whole numbers or (bits 32) in floats: nanoseconds for a place of its
+output densely and event by event, on spikes at random of several rates, and where the two meet; then the
+same on the spikes that the layer gets on test images (thresholds at the 99.9th percentile, steps 9 to 16 of a
+run), what the engine takes (`share_for_events` of `engine.bytes`, `share_for_spikes` of `engine.sparse`), and
+how often there is nothing to compute: no spike in a whole step of a sample, none in sight of 8 places in a
+row, or the same spikes as in the step before.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from statistics import median
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,14 +26,18 @@ from torch import Tensor
 
 from benchmarks._common import environment, markdown, write_result
 from benchmarks.presets import PRESETS
+from benchmarks.profile import usual
 from calibrators.percentile import Percentile
-from converter.engine import Tiling, native
+from converter.engine import Tiling, native, onednn, sparse
 from converter.engine.bytes import Within
+from converter.engine.codes import Weighed
+from converter.engine.instructions import Apply
+from converter.engine.sparse import Sparse
 from converter.engine.whole import Fire
 from converter.fixed_point import fixed_point
 from converter.graph import Node
 from converter.importer import load
-from converter.ops import Conv
+from converter.ops import Conv, Linear
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.quantise import quantise
@@ -43,28 +47,83 @@ from converter.weights.integer import Integer
 NETWORKS = ("digits", "mnist_cntk", "resnet20", "squeezenet")
 RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 BEFORE, STEPS = 8, 8
+FLOATS = 32
+"""Bits of weights that are not quantised."""
 PLACES = 4096
 """At least so many different places are computed, so that no branch is foreseen that would not be."""
 
 
-def nanoseconds(within: Within, x: Tensor, steps: int, comes: Sequence[int], events: bool) -> float:
-    """For a place of the output, spikes x being those of some steps."""
-    found, (rows, columns) = native.library(), (*comes[2:], 1, 1)[:2]
-    assert found is not None
-    within(x, steps, comes)
-    within.what.one_by_one = events
-    places = len(x) // steps * rows * columns
-    out, taken = torch.empty(places * comes[1], dtype=torch.int32), []
-    base = within.what.data
-    for _ in range(5):
-        start = time.process_time()
-        for step in range(steps):
-            within.what.data = base + step * within.what.step
-            found.weigh_places(
-                ctypes.byref(within.what), ctypes.c_int64(places), ctypes.c_void_p(out.data_ptr())
-            )
-        taken.append((time.process_time() - start) / (places * steps))
-    return median(taken) * 1e9
+@dataclass(frozen=True)
+class Codes:
+    """A synapse that is computed in whole numbers, in the pass over its neurons; the spikes of some steps."""
+
+    node: Node
+    within: Within
+    spikes: Tensor
+    comes: Sequence[int]
+
+    @property
+    def few(self) -> float:
+        """The share of spikes below which the engine goes event by event."""
+        return self.within.few
+
+    @property
+    def op(self) -> Conv | Linear:
+        """What it computes."""
+        return self.within.term.op
+
+    @property
+    def zero(self) -> int:
+        """What stands for no spike."""
+        return self.within.term.zero
+
+    def nanoseconds(self, x: Tensor, steps: int, events: bool) -> float:
+        """For a place of the output, spikes x being those of some steps."""
+        found, (rows, columns) = native.library(), (*self.comes[2:], 1, 1)[:2]
+        assert found is not None
+        within = self.within
+        within(x, steps, self.comes)
+        within.what.one_by_one = events
+        places = len(x) // steps * rows * columns
+        out = torch.empty(places * self.comes[1], dtype=torch.int32)
+        base = within.what.data
+
+        def run() -> None:
+            for step in range(steps):
+                within.what.data = base + step * within.what.step
+                found.weigh_places(
+                    ctypes.byref(within.what), ctypes.c_int64(places), ctypes.c_void_p(out.data_ptr())
+                )
+
+        return usual(run, 5) / (places * steps) * 1e9
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A convolution in floats, which may be dense or go spike by spike."""
+
+    node: Node
+    op: Conv
+    spikes: Tensor
+    comes: Sequence[int]
+    zero: int = 0
+
+    @property
+    def few(self) -> float:
+        """The share of spikes below which the engine goes event by event."""
+        return Sparse(self.op, tuple(self.spikes.shape)).few
+
+    def nanoseconds(self, x: Tensor, steps: int, events: bool) -> float:
+        """For a place of the output."""
+        shape, x = tuple(x.shape), x.float()
+        by_spike, rows = Sparse(self.op, shape), sparse.laid(self.op)
+        packed = onednn.pack(self.op, shape)
+        places = len(x) * self.comes[2] * self.comes[3]
+
+        def run() -> object:
+            return by_spike(x, rows) if events else onednn.convolve(self.op, packed, x)
+
+        return usual(run, 5) / places * 1e9
 
 
 def at_random(like: Tensor, rate: float, zero: int, count: int) -> Tensor:
@@ -108,21 +167,30 @@ def idle(x: Tensor, op: object, zero: int, steps: int) -> tuple[float, float, fl
     return empty, float((seen == 0).double().mean()), same
 
 
-def layers(model: RateModel, x: Tensor) -> Iterator[tuple[Node, Within, Tensor, Sequence[int]]]:
-    """Each synapse that is computed in the pass over the neurons, and the spikes it gets in some steps."""
+def layers(model: RateModel, x: Tensor) -> Iterator[Codes | Floats]:
+    """Each synapse that may go event by event, with the spikes it gets in some steps."""
     frame, _ = model.begin(x, BEFORE + STEPS)
     model.program.advance(frame, BEFORE)
-    model.program.advance(frame, STEPS)
+    heard: dict[Node, Tensor] = {}
+
+    def listen(node: Node, value: Tensor) -> None:
+        heard[node] = torch.cat([heard[node], value]) if node in heard else value.clone()
+
+    model.program.advance(frame, STEPS, listen if model.codes is None else None)
     for node, run, _ in model.program.instructions:
         if isinstance(run, Fire):
             for term, within in run.within.items():
-                assert hasattr(term, "op")
-                yield node, within, frame.codes[term.source], run.charge.comes.shape
+                assert isinstance(term, Weighed)
+                yield Codes(node, within, frame.codes[term.source], run.charge.comes.shape)
+        elif isinstance(run, Apply) and isinstance(node.op, Conv) and model.codes is None:
+            spikes = laid(heard[node.inputs[0]])
+            if sparse.fits(node.op, tuple(spikes.shape)):
+                yield Floats(node, node.op, spikes, node.shape)
 
 
 @torch.no_grad()
 def rows(name: str, samples: int, bits: int) -> list[dict[str, Any]]:
-    """One network with weights of so many bits."""
+    """One network with weights of so many bits, or as floats."""
     preset = PRESETS[name]
     imported = load(preset.model)
     ann, _ = apply(imported)
@@ -130,20 +198,20 @@ def rows(name: str, samples: int, bits: int) -> list[dict[str, Any]]:
     test = source.parts.get("test", range(len(source)))[:samples]
     train = source.parts.get("train", range(samples, 2 * samples + 32))[:32]
     given = next(iter(source.batches(train, 32)))[0]
-    graph = Percentile(99.9)(quantise(Spike()(ann), Integer(bits)), lambda: iter([given]))
-    model = RateModel(fixed_point(graph, float(given.abs().max())))
+    graph, whole = Spike()(ann), bits < FLOATS
+    graph = quantise(graph, Integer(bits)) if whole else graph
+    graph = Percentile(99.9)(graph, lambda: iter([given]))
+    model = RateModel(fixed_point(graph, float(given.abs().max())) if whole else graph)
     x = next(iter(source.batches(test, samples)))[0]
     model.tiling = lambda batch: Tiling(batch, STEPS)  # type: ignore[method-assign]  # all in one tile
     found, seen = [], dict[tuple[object, ...], tuple[list[float], list[float]]]()
-    for node, within, spikes, comes in layers(model, x):
-        op, zero = within.term.op, within.term.zero
-        shape = (*within.term.codes.shape, *comes[2:])
+    for layer in layers(model, x):
+        op, zero, spikes, comes = layer.op, layer.zero, layer.spikes, layer.comes
+        shape = (*op.weight.shape, *comes[2:])
         if shape not in seen:
             count = max(1, -(-PLACES // max(1, torch.Size(comes[2:]).numel())))
             drawn = [at_random(spikes, rate, zero, count) for rate in RATES]
-            dense, event = (
-                [nanoseconds(within, d, 1, comes, events) for d in drawn] for events in (False, True)
-            )
+            dense, event = ([layer.nanoseconds(d, 1, events) for d in drawn] for events in (False, True))
             seen[shape] = dense, event
         dense, event = seen[shape]
         empty, unseen, same = idle(spikes, op, zero, STEPS)
@@ -151,16 +219,16 @@ def rows(name: str, samples: int, bits: int) -> list[dict[str, Any]]:
             {
                 "network": name,
                 "bits": bits,
-                "layer": node.name,
+                "layer": layer.node.name,
                 "shape": shape,
                 "rates": RATES,
                 "tiles": dense,
                 "events": event,
                 "meet": meeting(RATES, dense, event),
-                "share_for_events": within.few,
+                "share_for_events": layer.few,
                 "rate": float((spikes != zero).double().mean()),
-                "tiles_here": nanoseconds(within, spikes, STEPS, comes, False),
-                "events_here": nanoseconds(within, spikes, STEPS, comes, True),
+                "tiles_here": layer.nanoseconds(spikes, STEPS, False),
+                "events_here": layer.nanoseconds(spikes, STEPS, True),
                 "steps_without_spikes": empty,
                 "places_without_spikes": unseen,
                 "steps_as_before": same,
@@ -215,7 +283,10 @@ def main(arguments: Sequence[str]) -> int:
         print("this machine has no AVX-512 VNNI, or no C compiler: nothing to compare", file=sys.stderr)
         return 1
     found = [
-        r for name in given.networks or NETWORKS for bits in (8, 15) for r in rows(name, given.samples, bits)
+        r
+        for name in given.networks or NETWORKS
+        for bits in (8, 15, FLOATS)
+        for r in rows(name, given.samples, bits)
     ]
     print(table(found))
     write_result(given.keep, ["crossover", *arguments], {**environment(1), "rows": found})

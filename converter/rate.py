@@ -13,6 +13,7 @@ from torch import Tensor
 from converter.encodings import Encoding
 from converter.engine import (
     Codes,
+    Convolution,
     Frame,
     Function,
     Program,
@@ -97,10 +98,11 @@ class RateModel(SpikingModel):
         here = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in floats)
         graph = self.graph if here else self.graph.to("cpu")
         codes = codes_of(graph, self.plan if here else Plan.of(graph))
+        why = codes.why_left if codes.left else ""
         if codes.charges and not (here and onednn.whole()):
             why = "oneDNN adds up no bytes exactly here" if here else "its numbers are no float32 on a CPU"
-            self.instead = f"in floating point, though weights are codes of bytes: {why}"
-        elif codes.charges:
+        self.instead = f"in floating point, though weights are codes of bytes: {why}" if why else ""
+        if codes.charges and not why:
             self.codes = codes
             self.program = compiled(self.graph, self.plan, self.functions, codes)
             units = {n: codes.units[n.inputs[0]] for n in self.plan.static if n.inputs}
@@ -166,9 +168,11 @@ class RateModel(SpikingModel):
         run = f"{self.tiling(most).schedule}, up to {most} sample{'s' * (most > 1)} at a time"
         how = self.codes.words if self.codes is not None else self.instead
         narrow = "" if self.precision == "float32" else f"synapses in {self.precision}"
+        splits = any(isinstance(f := self.functions[n], Convolution) and f.may_split for n in self.plan.step)
+        few = "convolutions spike by spike where there are few" if splits and self.codes is None else ""
         kinds = [node.op for node in self.plan.step if isinstance(node.op, Stateful)]
         passes = one_pass.words(kinds, self.device)
-        return "; ".join(filter(None, (run, how, passes, narrow, gpu.words(self.device))))
+        return "; ".join(filter(None, (run, few, how, passes, narrow, gpu.words(self.device))))
 
     def begin(self, x: Tensor | tuple[Tensor, ...], last: int) -> tuple[Frame, Iterator[Values]]:
         """The memory of a run of `x` up to step `last`, and what the input determines at later steps."""

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -302,6 +303,29 @@ def test_costs_are_medians_and_ratios_are_taken_within_a_round() -> None:
     assert costs[latency.ANN]["ratio"] == 1.0
 
 
+def test_latencies_of_several_threads_and_batches_are_one_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network whose file is for one image has one row for each number of threads."""
+
+    def row(name: str, batch: int, timesteps: int, threads: int, repeats: int, **_: bool) -> dict[str, Any]:
+        batch = 1 if name == "fastestdet" else batch
+        facts = {"network": name, "inputs": "noise", "batch": batch, "timesteps": timesteps}
+        costs = latency.summarised({latency.ANN: [(1.0, 1.0)] * repeats}, batch)
+        return {**facts, "threads": threads, "costs": costs}
+
+    monkeypatch.setattr(latency, "row", row)
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    latency.main(
+        ["resnet20", "fastestdet", "--batch", "1", "16", "--threads", "1", "2", "--keep", "latency-x"]
+    )
+    rows = json.loads((tmp_path / "latency-x.json").read_text())["rows"]
+    want = [("resnet20", 1), ("resnet20", 16), ("fastestdet", 1)]
+    assert [(r["network"], r["batch"], r["threads"]) for r in rows] == [(*w, t) for t in (1, 2) for w in want]
+    shown = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [line.split(" | ")[4] for line in shown] == ["1"] * 3 + ["2"] * 3
+
+
 def test_a_straight_line_explains_what_is_straight() -> None:
     assert scaling.line([1, 2, 3], [3, 5, 7]) == pytest.approx({"slope": 2, "offset": 1, "r2": 1})
     assert scaling.line([1, 2, 3], [1, 3, 1])["r2"] == pytest.approx(0)
@@ -331,8 +355,27 @@ def test_an_early_exit_answers_at_the_first_step_with_the_lead() -> None:
     assert early_exit.exits(curve, labels, 1.0) == (1.0, 1.5)
     assert early_exit.exits(curve, labels, 4.0) == (0.5, 2.5)
     assert early_exit.exits(curve, labels, 99.0) == (0.5, 3.0)
-    assert early_exit.chosen(curve, torch.tensor([1, 1]), 0.0) == min(m for m in early_exit.TRIED if m > 1)
-    assert early_exit.chosen(curve, torch.tensor([1, 1]), 1.0) == early_exit.TRIED[0]
+    assert early_exit.exits(curve, labels, 1.0, delay=1) == (0.5, 2.5)
+
+
+def test_a_margin_is_the_smallest_with_which_answers_are_those_at_the_cap() -> None:
+    """One of two images leads by 1 at the first step, wrongly, and its answer changes; the other never."""
+    curve = torch.tensor([[[1.0, 0], [0, 9]], [[0.0, 2], [0, 9]], [[0.0, 2], [0, 9]]])
+    above = min(m for m in early_exit.TRIED if m > 1)
+    for labels in (torch.tensor([1, 1]), torch.tensor([0, 1])):  # whether that is right or wrong
+        right = float((labels == 1).double().mean())
+        assert early_exit.chosen({0: curve}, labels, 0.0) == early_exit.Choice(0, above, right, 1.5)
+        assert early_exit.chosen({0: curve}, labels, 0.5).margin == early_exit.TRIED[0]
+
+
+def test_the_delay_of_an_early_exit_is_that_which_is_best_at_the_cap_and_then_soonest() -> None:
+    """What the first of three steps says is wrong: without it, all that counts is right at once."""
+    plain = torch.tensor([[[9.0, 0], [9, 0]], [[4.0, 4.5], [4.5, 4]], [[2.0, 4], [4, 2]]])
+    delayed = torch.tensor([[[9.0, 0], [9, 0]], [[0.0, 9], [0, 9]], [[0.0, 9], [0, 9]]])
+    labels = torch.tensor([1, 1])
+    assert early_exit.chosen({0: plain, 1: delayed}, labels, 0.0) == early_exit.Choice(1, 0.5, 1.0, 2.0)
+    assert early_exit.chosen({0: plain}, labels, 0.0).accuracy == 0.5
+    assert early_exit.chosen({1: delayed, 0: plain}, labels, 0.5).delay == 0
 
 
 def test_every_instruction_is_of_a_kind_and_is_timed() -> None:

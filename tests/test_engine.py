@@ -14,7 +14,7 @@ from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
 from converter.engine import Frame, Tiling, native, tiling_for
 from converter.engine.frame import channels_last
-from converter.engine.instructions import Telescope, Thresholds
+from converter.engine.instructions import Round, Telescope, Thresholds
 from converter.engine.onednn import available
 from converter.errors import UsageError
 from converter.graph import BATCH, Graph, Input, Node
@@ -27,7 +27,7 @@ from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
 from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
-from converter.ops import Conv, MaxPool
+from converter.ops import Conv, Grid, MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.plan import Plan
@@ -336,3 +336,22 @@ def test_another_precision_is_the_same_network_with_the_same_parameters() -> Non
     assert torch.equal(back(images(2), 6), model(images(2), 6))
     with pytest.raises(UsageError, match=r"there is no precision 'int3'"):
         model.at_precision("int3")
+
+
+@given(st.integers(1, 5000), st.integers(-20, 10), st.booleans(), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_rounding_to_a_grid_in_one_pass_has_the_bits_of_torch(
+    size: int, exponent: int, over: bool, seed: int
+) -> None:
+    """In memory of its own, or over what is rounded; halves go up."""
+    if native.library() is None:
+        pytest.skip("there is no C compiler here")
+    x = weight(size, seed=seed, scale=3.0)
+    x[:1] = 1.5 * 2.0**exponent
+    want, source = Grid(exponent)(x), Node(Input(), (), "x", (size,))
+    assert float(want[0]) == 2 * 2.0**exponent
+    node, frame = Node(Grid(exponent), (source,), "y", (size,)), Frame({}, 1)
+    frame.values[source] = x
+    Round(node, Grid(exponent), over)(frame)
+    assert torch.equal(frame.values[node], want)
+    assert (frame.values[node].data_ptr() == x.data_ptr()) == over

@@ -219,8 +219,9 @@ def test_the_readme_says_what_early_exit_was_measured_to_save() -> None:
 
 
 def test_the_cost_of_a_step_in_the_readme_is_that_measured() -> None:
+    """Of one thread; what several threads cost stands on the page of measurements."""
     files = sorted((ROOT / "benchmarks" / "results").glob("latency*.json"))
-    kept = [row for path in files for row in json.loads(path.read_text())["rows"]]
+    kept = [row for path in files for row in json.loads(path.read_text())["rows"] if row["threads"] == 1]
     _, rows = table("What a step costs")
     shown = []
     for one in kept:
@@ -229,7 +230,6 @@ def test_the_cost_of_a_step_in_the_readme_is_that_measured() -> None:
         peers = [cost for who, cost in costs.items() if who.startswith("SpikingJelly")]
         facts = [str(one[key]) for key in ("network", "inputs", "batch", "timesteps")]
         shown.append([*facts, *ours, min(peers, key=float, default="–")])
-        assert one["threads"] == 1
     assert sorted(rows) == sorted(shown)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibrators.percentile import Percentile
-from converter.engine import Frame, Tiling, native, onednn
+from converter.engine import Frame, Tiling, layers, native, onednn
 from converter.engine import bytes as within
 from converter.engine.bytes import share_for_events
 from converter.engine.codes import Charge, Weighed
@@ -71,11 +71,17 @@ def images(batch: int, seed: int = 20) -> Tensor:
     return weight(batch, 3, 8, 8, seed=seed, scale=1.0)
 
 
-def network(neuron: Neuron, bits: str = "int8", per_channel: bool = True, body: str = BODY) -> Graph:
+def network(
+    neuron: Neuron,
+    bits: str = "int8",
+    per_channel: bool = True,
+    body: str = BODY,
+    weights: dict[str, Tensor] = WEIGHTS,
+) -> Graph:
     """A network of convolutions, shortcuts, parts put together, a pool and products, in fixed point."""
     format = format_of(bits)
     assert format is not None
-    graph = Spike(neuron)(apply(load(parse(body, WEIGHTS)))[0])
+    graph = Spike(neuron)(apply(load(parse(body, weights)))[0])
     graph = Percentile(97, per_channel)(quantise(graph, format), lambda: iter([images(16)]), graph)
     return fixed_point(graph, float(images(16).abs().max()))
 
@@ -225,6 +231,30 @@ def test_nothing_is_said_of_whole_numbers_where_there_are_none_or_none_were_aske
     assert "bytes: its numbers are no float32 on a CPU" in RateModel(graph).double().execution(4)
     assert "floating point" not in RateModel(graph, engine="float").execution(4)
     assert "floating point" not in RateModel(graph, plain=True).execution(4)
+
+
+def test_floats_take_over_where_little_of_a_step_would_be_in_whole_numbers() -> None:
+    """A sum of sums is rounded to a grid between, and is no sum of spikes; what comes before it is little.
+
+    The first layer has the image's current, the second 8 x 8 products at 64 places: 4,096 of the 47,616 of a
+    step, 36,864 and 4,608 being those of the two sums after it, 2,048 those of the read-out.
+    """
+    body = """
+        c0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(c0) c1 = Conv(r0, p) r1 = Relu(c1)
+        c2 = Conv<pads=[1,1,1,1]>(r1, w1) c3 = Conv<pads=[1,1,1,1], group=8>(c2, w2) r3 = Relu(c3)
+        f = Flatten(r3) y = Gemm(f, q)
+    """
+    more = {"p": weight(8, 8, 1, 1, seed=9, scale=0.5), "q": weight(512, 4, seed=10, scale=0.1)}
+    graph = network(IntegrateFire(), body=body, weights={**WEIGHTS, **more})
+    model = RateModel(graph)
+    assert model.codes is None
+    assert "whole numbers do not pay for the 2 of 3 layers of neurons" in model.execution(4)
+    x = images(3)
+    assert equal(spikes(model, x, 6), reference(graph, x, 6))
+    with patch.object(layers, "PAYS", 0.05):
+        mixed = RateModel(graph)
+        assert "; 2 of 3 layers of neurons in whole numbers" in mixed.execution(4)
+        assert equal(spikes(mixed, x, 6), reference(graph, x, 6))
 
 
 def test_the_report_says_what_runs_so() -> None:

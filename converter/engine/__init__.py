@@ -2,13 +2,14 @@
 
 from converter.engine.codes import Codes
 from converter.engine.frame import Frame
-from converter.engine.functions import Function, exactly, function_of
+from converter.engine.functions import Convolution, Function, exactly, function_of
 from converter.engine.layers import codes_of
 from converter.engine.program import Program, compiled
 from converter.engine.tiles import Tiling, stepwise, tiling_for
 
 __all__ = [
     "Codes",
+    "Convolution",
     "Frame",
     "Function",
     "Program",

@@ -125,6 +125,8 @@ class Codes:
     """The exponent of each node's values, where they are whole numbers of it."""
     layers: int
     """Layers of neurons in all."""
+    left: int = 0
+    """Layers that could run so, and do not, as too little of the network would."""
 
     @property
     def largest(self) -> int:
@@ -142,3 +144,10 @@ class Codes:
         count = len(self.charges)
         which = "all" if count == self.layers else str(count)
         return f"{which} of {self.layers} layers of neurons in whole numbers, spikes and weights in bytes"
+
+    @property
+    def why_left(self) -> str:
+        """Why none runs so, though some could."""
+        return (
+            f"whole numbers do not pay for the {self.left} of {self.layers} layers of neurons that could be"
+        )

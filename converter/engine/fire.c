@@ -169,6 +169,7 @@ NEURONS(int32_t)
 NEURONS(double)
 
 #include "pool.h"
+#include "sparse.h"
 
 void fire(const Layer *a, int wide, int threads) {
     const int64_t each = (a->row + a->block - 1) / a->block, blocks = a->count / a->row * each;
@@ -206,5 +207,19 @@ void fire_floats(int64_t count, int64_t steps, int64_t period, int64_t each, con
                 to[i] = said;
             }
         }
+    }
+}
+
+/* Rounding to a grid as torch's own operators do it: floor(x * scale + 1/2) / scale, scale a power of two. */
+void round_floats(int64_t count, float scale, const float *x, float *out, int threads) {
+    const int64_t portion = 4096, portions = (count + portion - 1) / portion;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t p = 0; p < portions; p++) {
+        const int n = least(count - p * portion, portion);
+        const float *in = x + p * portion;
+        float *to = out + p * portion;
+#pragma GCC ivdep
+        for (int i = 0; i < n; i++) to[i] = __builtin_floorf(in[i] * scale + 0.5f) * (1.0f / scale);
     }
 }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from converter.engine import onednn
+from converter.engine import onednn, sparse
 from converter.engine.codes import EXACT
+from converter.engine.sparse import Sparse
 from converter.graph import Op
 from converter.ops import Conv, Linear
 
@@ -17,7 +19,7 @@ Function = Callable[..., Tensor]
 
 
 @dataclass
-class Packed:
+class Packed(ABC):
     """The weight of an op, laid out once for each size of input, and anew when it was written to."""
 
     op: Conv | Linear
@@ -32,10 +34,8 @@ class Packed:
             self.laid[shape] = self._lay(shape)
         return self.laid[shape]
 
-    def _lay(self, shape: tuple[int, ...]) -> Tensor:
-        if isinstance(self.op, Conv):
-            return onednn.pack(self.op, shape)
-        return onednn.pack_matrix(self.op, shape[0])
+    @abstractmethod
+    def _lay(self, shape: tuple[int, ...]) -> Tensor: ...
 
     def __deepcopy__(self, memo: object) -> Packed:
         return type(self)(self.op)
@@ -43,15 +43,32 @@ class Packed:
 
 @dataclass
 class Convolution(Packed):
-    """A convolution in channels_last."""
+    """A convolution in channels_last: dense, or with the same bits spike by spike, where there are few."""
 
     op: Conv
+    by_spike: dict[tuple[int, ...], Sparse | None] = field(default_factory=dict)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         if not onednn.fits(self.op, x):
             return self.op(x)
-        return onednn.convolve(self.op, self.weight(tuple(x.shape)), x)
+        shape = tuple(x.shape)
+        if shape not in self.by_spike:
+            self.by_spike[shape] = Sparse(self.op, shape) if sparse.fits(self.op, shape) else None
+        by_spike = self.by_spike[shape]
+        if by_spike is not None and by_spike.pays(x):
+            return by_spike(x, self.weight(()))
+        return onednn.convolve(self.op, self.weight(shape), x)
+
+    def _lay(self, shape: tuple[int, ...]) -> Tensor:
+        return onednn.pack(self.op, shape) if shape else sparse.laid(self.op)
+
+    @property
+    def may_split(self) -> bool:
+        """Whether spikes may be taken one by one here."""
+        weight = self.op.weight
+        plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 4
+        return plain and self.op.groups == 1 and onednn.available() and sparse.there()
 
 
 @dataclass
@@ -68,6 +85,9 @@ class Product(Packed):
         rows = rows.expand(2, -1).contiguous() if alone else rows
         result = onednn.multiply(self.op, self.weight(tuple(rows.shape)), rows)
         return (result[:1] if alone else result).reshape(*x.shape[:-1], -1)
+
+    def _lay(self, shape: tuple[int, ...]) -> Tensor:
+        return onednn.pack_matrix(self.op, shape[0])
 
 
 @dataclass

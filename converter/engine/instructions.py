@@ -17,6 +17,7 @@ from converter.engine.pools import plain, pool_of
 from converter.graph import BATCH, Node
 from converter.neurons import Neuron
 from converter.neurons.integrate_fire import integrate_fire
+from converter.ops import Grid
 from converter.stateful import State, Stateful
 
 
@@ -41,6 +42,23 @@ class AddTo:
 
     def __call__(self, frame: Frame) -> None:
         frame.values[self.node] = frame.values[self.total].add_(frame.read(self.other))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Rounding to a grid, in one pass; over its input where nothing else reads that."""
+
+    node: Node
+    op: Grid
+    reuse: bool
+
+    def __call__(self, frame: Frame) -> None:
+        x = frame.read(self.node.inputs[0])
+        out = x if self.reuse else torch.empty_like(x)
+        scale = 2.0**-self.op.exponent
+        if dense(x) is None or dense(x) != dense(out) or not native.round_floats(scale, x, out):
+            torch.mul(x, scale, out=out).add_(0.5).floor_().mul_(1 / scale)
+        frame.values[self.node] = out
 
 
 @dataclass

@@ -6,7 +6,7 @@ are known. What is not stays in floating point, beside them in the same run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 
 import torch
@@ -16,13 +16,20 @@ from converter.engine.codes import EXACT, WIDE, Charge, Code, Codes, Given, Spik
 from converter.engine.native import BURST, HARD, LEVELS, MOST, SIGNED, SOFT, TERMS
 from converter.engine.pools import plain
 from converter.errors import Refusal
-from converter.graph import Graph, Node
+from converter.graph import Graph, Node, Op, size_of
 from converter.neurons import Neuron
-from converter.ops import Add, AvgPool, Concat, Conv, Linear, MaxPool, Movement, Pad
+from converter.ops import Add, AvgPool, Concat, Conv, ConvTranspose, Linear, MaxPool, Movement, Pad
 from converter.plan import Plan
 from converter.program import Instruction, lowered
 from converter.units import unit, whole
 from converter.weights import parse
+
+PAYS = 0.25
+"""The share of a step's multiplying and adding from which on layers in whole numbers pay.
+
+They take less than half the time that they take in floating point. The others then have the spikes decoded
+that reach them, and what the image alone determines is computed in doubles: `benchmarks latency fastestdet`.
+"""
 
 
 def codes_of(graph: Graph, plan: Plan) -> Codes:
@@ -55,10 +62,17 @@ class Reader:
                     continue
             elif (code := self._moved(node)) is not None:
                 self.codes[node] = code
-        weighed = (t for charge in self.charges.values() for t in charge.terms)
-        if not any(isinstance(t, Weighed) for t in weighed):
+        weighed = {t.op for c in self.charges.values() for t in c.terms if isinstance(t, Weighed)}
+        if not weighed:
             return Codes({}, {}, {}, layers)
+        if self._share(weighed) < PAYS:
+            return Codes({}, {}, {}, layers, len(self.charges))
         return Codes(self.charges, self.codes, self.units, layers)
+
+    def _share(self, whole: Container[Op]) -> float:
+        """How much of the multiplying and adding of a step these synapses do."""
+        done = {n.op: multiplications(n) for n in self.plan.step}
+        return sum(count for op, count in done.items() if op in whole) / sum(done.values())
 
     def _moved(self, node: Node) -> Code | None:
         """The code of values that only moved, if they are one."""
@@ -188,6 +202,14 @@ class Reader:
         if isinstance(op, Add):
             return sum(known)
         return max(known) if isinstance(op, MaxPool | AvgPool | Movement) else None
+
+
+def multiplications(node: Node) -> int:
+    """How many a synapse takes for a sample; none for what is no synapse."""
+    op = node.op
+    if isinstance(op, ConvTranspose):
+        return size_of(node.inputs[0].shape) * op.weight[0].numel()
+    return size_of(node.shape) * op.weight[0].numel() if isinstance(op, Conv | Linear) else 0
 
 
 def by_output(codes: Tensor, code: Code) -> Tensor:

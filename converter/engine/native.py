@@ -32,7 +32,7 @@ ROOM = 8192
 SHARED = 1 << 18
 """So many neurons times steps are worth waiting for another thread."""
 SOURCE = Path(__file__).with_name("fire.c")
-PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "soft.h")))
+PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "scatter.h", "soft.h", "sparse.h")))
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-fwrapv", "-fPIC"),
@@ -175,6 +175,17 @@ def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor
     numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold), each))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
     found.fire_floats(*numbers, *memory, shared)
+    return True
+
+
+def round_floats(scale: float, values: Tensor, out: Tensor) -> bool:
+    """out = ⌊values · scale + ½⌋ / scale in float32, which lie alike; False where it cannot be done so."""
+    found = library()
+    if found is None:
+        return False
+    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
+    memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
+    found.round_floats(ctypes.c_int64(values.numel()), ctypes.c_float(scale), *memory, shared)
     return True
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from converter.engine.codes import Codes, Spikes, Value, Weighed
 from converter.engine.frame import Frame
 from converter.engine.functions import Function
-from converter.engine.instructions import AddTo, Apply, Fire, Telescope, TelescopeMean
+from converter.engine.instructions import AddTo, Apply, Fire, Round, Telescope, TelescopeMean
 from converter.engine.whole import Decode, Move
 from converter.engine.whole import Fire as FireCodes
 from converter.graph import BATCH, Graph, Input, Listener, Node
-from converter.ops import Add, Affine, AvgPool, Conv, ConvTranspose, Linear, MaxPool
+from converter.ops import Add, Affine, AvgPool, Conv, ConvTranspose, Grid, Linear, MaxPool
 from converter.plan import Plan
 from converter.stateful import Stateful
 
@@ -120,6 +120,8 @@ def compiled(
             for total, other in (node.inputs, node.inputs[::-1]):
                 if reusable(total) and total.shape == node.shape:
                     return AddTo(node, total, other)
+        if isinstance(node.op, Grid):
+            return Round(node, node.op, reusable(node.inputs[0]))
         return Apply(node, functions[node])
 
     lines: list[tuple[Node, Instruction, tuple[Node, ...]]] = []
