@@ -26,6 +26,10 @@ CHUNK = 4
 """Steps that a decided sample goes on for at most, so that small batches are not run step by step."""
 
 
+TILES = 4
+"""So many times the samples of a tile that stays near are run together, as they become fewer."""
+
+
 @dataclass(frozen=True)
 class EarlyExit:
     """What early exit did on some data. Shares and means over the samples."""
@@ -61,6 +65,14 @@ def answer(model: RateModel, x: Tensor, cap: int, margin: float) -> tuple[Tensor
         )
     if len(model.graph.outputs[0].shape) != 2:
         raise UsageError("--early-exit waits for a class, and the network answers with something else")
+    some = TILES * model.tiling(len(x)).samples
+    parts = [answer_together(model, part, cap, margin) for part in x.split(some)]
+    choice, when, ran = (torch.cat(each) for each in zip(*parts, strict=True))
+    return choice, when, ran
+
+
+def answer_together(model: RateModel, x: Tensor, cap: int, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of samples that are run as one batch, which becomes smaller."""
     frame, _ = model.begin(x, cap)
     sums: list[Tensor] = []
     left = torch.arange(len(x), device=x.device)

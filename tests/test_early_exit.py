@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from converter import early_exit
 from converter.early_exit import answer, decided, measure
 from converter.encodings.poisson import Poisson
 from converter.errors import UsageError
@@ -23,11 +24,16 @@ def test_a_lead_is_worth_what_it_was_held_for() -> None:
     assert decided(readout, 4, 9.0).tolist() == [False, False]
 
 
+@pytest.mark.parametrize("tiles", [1, 4])
 @pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("neuron", [IntegrateFire(), Signed()], ids=lambda n: n.kind)
-def test_the_answer_is_that_of_the_first_decided_step(neuron: IntegrateFire, delay: int) -> None:
-    """Held against whole runs, in which nobody leaves."""
+def test_the_answer_is_that_of_the_first_decided_step(
+    neuron: IntegrateFire, delay: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against whole runs, in which nobody leaves; together, or 8 samples and then 4."""
+    monkeypatch.setattr(early_exit, "TILES", tiles)
     model, x, cap, margin = RateModel(network(neuron), delay=delay), images(12), 24, 3.0
+    assert model.tiling(len(x)).samples == 8
     curve = model(x, cap)
     assert isinstance(curve, Tensor)
     choice, when, ran = answer(model, x, cap, margin)

@@ -14,6 +14,7 @@ from calibrators.maximum import Maximum
 from converter.encodings.poisson import Poisson
 from converter.engine import Frame, Tiling, native, tiling_for
 from converter.engine.frame import channels_last
+from converter.engine.functions import function_of
 from converter.engine.instructions import Round, Telescope, Thresholds
 from converter.engine.onednn import available
 from converter.errors import UsageError
@@ -27,7 +28,7 @@ from converter.neurons.multi_level import MultiLevel
 from converter.neurons.negative_slope import NegativeSlope
 from converter.neurons.power_of_two import PowerOfTwo
 from converter.neurons.signed import Signed
-from converter.ops import Conv, Grid, MaxPool
+from converter.ops import Conv, Gather, Grid, MaxPool
 from converter.passes import apply
 from converter.passes.spike import Spike
 from converter.plan import Plan
@@ -355,3 +356,15 @@ def test_rounding_to_a_grid_in_one_pass_has_the_bits_of_torch(
     Round(node, Grid(exponent), over)(frame)
     assert torch.equal(frame.values[node], want)
     assert (frame.values[node].data_ptr() == x.data_ptr()) == over
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3, -1])
+def test_values_by_index_stay_in_channels_last(dim: int) -> None:
+    """What is repeated, left out and in another order, in either layout."""
+    op = Gather(torch.tensor([2, 0, 0, 1]), dim)
+    plain = weight(3, 4, 5, 6, seed=1)
+    nested = plain.contiguous(memory_format=torch.channels_last)
+    found = function_of(op)(nested)
+    assert torch.equal(found, op(plain))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(function_of(op)(plain), op(plain))

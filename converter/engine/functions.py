@@ -13,7 +13,7 @@ from converter.engine import onednn, sparse
 from converter.engine.codes import EXACT
 from converter.engine.sparse import Sparse
 from converter.graph import Op
-from converter.ops import Conv, Linear
+from converter.ops import Conv, Gather, Linear
 
 Function = Callable[..., Tensor]
 
@@ -113,12 +113,27 @@ class Narrow(Packed):
         return type(self)(self.op, number=self.number)
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """Values by index, which stay in channels_last; by torch's own operator they would not."""
+
+    op: Gather
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            return self.op(x)
+        dim = (0, 3, 1, 2)[self.op.dim]
+        return x.permute(0, 2, 3, 1).index_select(dim, self.op.index).permute(0, 3, 1, 2)
+
+
 def function_of(op: Op, number: torch.dtype = torch.float32) -> Function:
     """How `op` is computed in a run, synapses in numbers of this type."""
     if number != torch.float32 and isinstance(op, Conv | Linear):
         return Narrow(op, number=number)
     if isinstance(op, Conv):
         return Convolution(op)
+    if isinstance(op, Gather):
+        return Gathered(op)
     return Product(op) if isinstance(op, Linear) else op
 
 

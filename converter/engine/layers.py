@@ -27,7 +27,7 @@ from converter.weights import parse
 PAYS = 0.25
 """The share of a step's multiplying and adding from which on layers in whole numbers pay.
 
-They take less than half the time that they take in floating point. The others then have the spikes decoded
+They take about half the time that they take in floating point. The others then have the spikes decoded
 that reach them, and what the image alone determines is computed in doubles: `benchmarks latency fastestdet`.
 """
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from converter.graph import Graph, size_of
 from converter.plan import Plan
 
-AT_ONCE, ROOM = 1 << 20, 8 << 20
+AT_ONCE, ROOM = 2 << 20, 8 << 20
 """Bytes of the largest value of a tile: so that it lies near the processor; at most, for some steps."""
 SUMS_AT_ONCE = 4 << 20
 """The same for the sums of a layer in whole numbers: they are read once, and the next layer's stand there."""
