@@ -58,6 +58,8 @@ ON_GPU, NARROW = "torch, ANN", {"ours, bfloat16": "bfloat16", "ours, float16": "
 ANN, OURS, STEPS, LAYERS = "onnxruntime, ANN", "ours", "SpikingJelly, single-step", "SpikingJelly, multi-step"
 WHOLE = {"ours, int8": 8, "ours, two planes": 15}
 """Those whose weights are codes of so many bits."""
+REST = 0.1
+"""Seconds between two contestants: the threads of the one before wait for work in a loop for a while."""
 Run = Callable[[], object]
 ROOM = 1 << 30
 """Bytes that one value of all steps may take: multi-step mode holds several, and is left out beyond."""
@@ -190,6 +192,7 @@ def rounds(runs: dict[str, Run], repeats: int, device: str) -> dict[str, list[tu
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for count in range(repeats + 1):
         for name, run in runs.items():
+            time.sleep(REST)
             clock, processor = time.perf_counter(), time.process_time()
             run()
             done()

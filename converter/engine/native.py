@@ -29,8 +29,8 @@ NEAR = 512
 """About so many membranes are taken at once."""
 ROOM = 8192
 """At most so many are."""
-SHARED = 1 << 18
-"""So many neurons times steps are worth waiting for another thread."""
+SHARED = 1 << 16
+"""So many neurons times steps are worth waiting for another thread: 10 to 20 µs of work."""
 SOURCE = Path(__file__).with_name("fire.c")
 PARTS = (SOURCE, *map(SOURCE.with_name, ("bytes.h", "events.h", "pool.h", "scatter.h", "soft.h", "sparse.h")))
 FLAGS = (
