@@ -11,12 +11,13 @@ numbers. The layers keep what a few samples cannot tell (FitNets: Romero et al.,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calibrators._rates import read_out
 from converter.graph import Graph, Node
 from converter.neurons import Neuron
 from converter.plan import Plan
@@ -32,11 +33,6 @@ class Said:
 
     readout: Sequence[Tensor]
     layers: Mapping[str, Tensor]
-
-
-def read_out(graph: Graph) -> Graph:
-    """The graph up to what is read out."""
-    return replace(graph, outputs=Plan.of(graph).frontier)
 
 
 def said_by(graph: Graph, x: Tensor, layers: Mapping[str, object]) -> Said:

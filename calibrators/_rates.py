@@ -24,6 +24,7 @@ from converter.graph import Graph, Node, Op
 from converter.neurons import Neuron
 from converter.observe import voices_of
 from converter.ops import Conv, ConvTranspose, Linear
+from converter.plan import Plan
 from converter.schedules import Model
 
 Synapse = Conv | ConvTranspose | Linear
@@ -83,6 +84,11 @@ class Said(Op):
         return rate + gain * (current - z) + size * (threshold - threshold.detach())
 
 
+def read_out(graph: Graph) -> Graph:
+    """The spiking graph up to what is read out; what comes after it is said once."""
+    return replace(graph, outputs=Plan.of(graph).frontier)
+
+
 Key = tuple[str, str]
 """The name of a node, and of its tensor."""
 
@@ -128,13 +134,13 @@ class Parameters:
         return still.graph.map(lambda node: following(replace(node, op=still._op(node)), still._neurons()))
 
     def through(self, rates: Mapping[str, Tensor], timesteps: int) -> Graph:
-        """The graph whose values are means over a run in which neurons said `rates`, with gradients."""
+        """`read_out` of the graph over a run in which neurons said `rates`: means, with gradients."""
 
         def rule(node: Node) -> Node:
             op = self._op(node)
             return replace(node, op=Said(op, rates[node.name], timesteps) if isinstance(op, Neuron) else op)
 
-        return self.graph.map(rule)
+        return read_out(self.graph).map(rule)
 
     def _neurons(self) -> dict[str, Neuron]:
         ops = {node.name: self._op(node) for node in self.graph if isinstance(node.op, Neuron)}

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from calibrators import calibrators
-from calibrators._aims import Aim, read_out, said_by
+from calibrators._aims import Aim, said_by
 from calibrators._layerwise import check_run, check_thresholds
-from calibrators._rates import Parameters, rates
+from calibrators._rates import Parameters, rates, read_out
 from calibrators._run import samples
 from converter.errors import UsageError
 from converter.graph import Graph, size_of
@@ -132,7 +132,7 @@ class Distillation:
                 wanted = said_by(read_out(ann), x, aim.layers)
                 spoken = rates(model, x, self.timesteps)
             with torch.set_grad_enabled(learn):
-                told = said_by(read_out(parameters.through(spoken, self.timesteps)), x, aim.layers)
+                told = said_by(parameters.through(spoken, self.timesteps), x, aim.layers)
                 answer, layers = aim.missed(told, wanted)
                 missed = (answer + self.layers * layers) * (len(x) / count)
             if learn:

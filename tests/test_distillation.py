@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibrators import with_ranges
-from calibrators._aims import Aim, Grade, Said, grades_of, read_out, said_by
-from calibrators._rates import Parameters, rates
+from calibrators._aims import Aim, Grade, Said, grades_of, said_by
+from calibrators._rates import Parameters, rates, read_out
 from calibrators.bias_correction import BiasCorrection
 from calibrators.distillation import RATE, Distillation
 from calibrators.least_squares import LeastSquares
@@ -178,21 +178,35 @@ def test_shares_are_graded_by_the_divergence_of_classes(count: int, classes: int
     assert Grade("shares").apart(a, b).item() == pytest.approx(float(divergence(a, b).sum()), abs=1e-4)
 
 
+HEADS = (
+    "r = Relu(x) o = Conv(r, w) so = Sigmoid(o) c = Conv(r, v) sc = Softmax<axis=1>(c) b = Conv(r, v) "
+    "y = Concat<axis=1>(so, sc, b)"
+)
+
+
+def detector(neuron: Neuron) -> Graph:
+    """A chance, three shares and three values at each of 4x4 places."""
+    values = {"w": weight(1, 2, 1, 1, scale=3.0), "v": weight(3, 2, 1, 1, seed=1)}
+    model = parse(HEADS, values, inputs="float[N,2,4,4] x", outputs="float[N,7,4,4] y")
+    return Spike(neuron)(apply(load(model))[0])
+
+
 def test_each_read_out_is_graded_by_what_comes_after_it() -> None:
-    body = (
-        "r = Relu(x) o = Conv(r, w) so = Sigmoid(o) c = Conv(r, v) sc = Softmax<axis=1>(c) b = Conv(r, v) "
-        "y = Concat<axis=1>(so, sc, b)"
-    )
-    values = {"w": weight(1, 2, 1, 1), "v": weight(3, 2, 1, 1)}
-    graph = Spike()(
-        apply(load(parse(body, values, inputs="float[N,2,4,4] x", outputs="float[N,7,4,4] y")))[0]
-    )
+    graph = detector(Signed())
     kinds = {node.name: g.kind for node, g in zip(Plan.of(graph).frontier, grades_of(graph), strict=True)}
     assert kinds == {"o": "chances", "c": "shares", "b": "values"}
-    plain = Spike()(
-        apply(load(parse("r = Relu(x) y = Gemm(r, w)", {"w": weight(2, 3)}, inputs="float[N,2] x")))[0]
-    )
-    assert [g.kind for g in grades_of(plain)] == ["shares"], "scores of classes"
+    plain = parse("r = Relu(x) y = Gemm(r, w)", {"w": weight(2, 3)}, inputs="float[N,2] x")
+    assert [g.kind for g in grades_of(Spike()(apply(load(plain))[0]))] == ["shares"], "scores of classes"
+
+
+@pytest.mark.parametrize("neuron", [IntegrateFire(), Signed()], ids=lambda n: n.kind)
+def test_an_answer_after_a_head_comes_nearer(neuron: Neuron) -> None:
+    ann, x, unseen = detector(neuron), weight(24, 2, 4, 4, scale=1.0), weight(50, 2, 4, 4, seed=7, scale=1.0)
+    start = LeastSquares(4)(ann, lambda: [x])
+    found, (wanted,) = Distillation(4)(start, lambda: [x], ann), ann.run(unseen)
+    before, after = (float((unroll(g, unseen, 4)[0] - wanted).square().mean()) for g in (start, found))
+    assert after < before
+    assert [node.name for node in found.outputs] == ["y"]
 
 
 def missed(graph: Graph, ann: Graph, x: Tensor, aim: Aim, timesteps: int, schedule: str) -> float:
