@@ -320,7 +320,10 @@ def inspect(**given: Any) -> int:
     help="Sets thresholds or corrects what they leave (ann2snn list calibrators); several: in this order.",
 )
 @click.option(
-    "--budget", type=Written("seconds"), metavar="TIME", help="For calibrator auto: 60s, 5m. [default: 180s]"
+    "--budget",
+    type=Written("seconds"),
+    metavar="TIME",
+    help="For calibrators auto and distillation: 60s, 5m. [default: 180s, 600s]",
 )
 @click.option("--percentile", type=float, help="For calibrator percentile, and chooses it. [default: 99.9]")
 @click.option(
@@ -334,7 +337,7 @@ def inspect(**given: Any) -> int:
     metavar="TIMES",
     help="For calibrator least-squares: thresholds so many times as wide. [default: 1]",
 )
-@click.option("--iterations", type=COUNT, help="For calibrator reconstruction: steps of Adam. [default: 60]")
+@click.option("--iterations", type=COUNT, help="Steps of Adam of reconstruction (60), distillation (100).")
 @click.option(
     "--allowance", type=float, metavar="STEPS", help="For calibrator spike-calibration. [default: T/2]"
 )

@@ -183,9 +183,11 @@ def ann_figures(dense: Dense, every: int = 1) -> dict[str, float]:
     return judge.task().ann
 
 
-def chained(chain: Sequence[str], timesteps: int, schedule: str) -> list[tuple[str, Calibrate]]:
+def chained(
+    chain: Sequence[str], timesteps: int, schedule: str, delay: int = 0
+) -> list[tuple[str, Calibrate]]:
     """The calibrators of these names and options, for this run."""
-    run: dict[str, Any] = {"timesteps": timesteps, "schedule": schedule}
+    run: dict[str, Any] = {"timesteps": timesteps, "schedule": schedule, "delay": delay}
     made: list[tuple[str, Calibrate]] = []
     for name, kind in map(calibrator, chain):
         options: Any = kind
@@ -221,7 +223,7 @@ def measured(
     report = convert(
         dense.path(),
         lambda graph: dense.source(graph, every),
-        chained(chain, target, schedule),
+        chained(chain, target, schedule, delay),
         settings,
         judge=judge,
     ).report

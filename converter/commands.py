@@ -57,7 +57,7 @@ OF_FIRST_SPIKE = {"kernel": "form", "tau": "tau", "coder": "coder", "slack": "sl
 """Options of the first-spike code, and the fields of its neuron that they set."""
 OF_RATES = ("timesteps", "schedule", "delay", "spikes", "neuron", "reset", "initial", "leak", "burst")
 """Options of the rate code."""
-CALIBRATE_RATES = ("bayesian", "initial-membrane", "temporal-bias", "spike-calibration")
+CALIBRATE_RATES = ("bayesian", "distillation", "initial-membrane", "temporal-bias", "spike-calibration")
 """Calibrators that work on the first membrane, or on steps, of neurons which spike many times."""
 READOUTS = 9
 """How many delays of the read-out a search looks at."""
@@ -397,7 +397,7 @@ def samples_of(given: Options, stored: artefact.Artefact) -> tuple[torch.Tensor,
 
 OF_CALIBRATORS = (
     *("budget", "percentile", "per_channel", "rounds", "iterations", "allowance", "timesteps", "schedule"),
-    *("delays", "headroom", *SEARCH),
+    *("delay", "delays", "headroom", *SEARCH),
 )
 
 
@@ -417,10 +417,12 @@ def calibrator_options(kinds: Sequence[type], given: Options) -> list[dict[str, 
     target = given["target"] or max(given["timesteps"])
     scheduled = any(f.name == "schedule" for kind in kinds for f in fields(kind))
     searched = any(f.name == "delays" for kind in kinds for f in fields(kind))
+    delayed = any(f.name == "delay" for kind in kinds for f in fields(kind))
     told = {
         **given,
         "timesteps": target if timed else None,
         "schedule": given["schedule"] if scheduled else None,
+        "delay": given["delay"] if delayed else None,
         "delays": delays(given, kinds[-1]) if searched else None,
     }
     return taken(

@@ -123,7 +123,7 @@ ALLOWED = {
     # A corrector runs the spiking network, and folds what it found into the weights as a pass would.
     "calibrators": {
         *("calibrators.statistics", "converter.observe", "converter.unroll", "converter.ops"),
-        *("converter.spike_bits", "converter.segments"),
+        *("converter.spike_bits", "converter.segments", "converter.plan"),
         *("converter.passes.fold_affine", "converter.schedules", *MENDING, *SPIKING, *LEAVES),
         # A search starts at least squares and weighs answers; its trials are in the report.
         *(

@@ -33,12 +33,13 @@ EVERY = dict(calibrators)
 CORRECTORS = {
     "bias-correction",
     "coordinate",
+    "distillation",
     "initial-membrane",
     "reconstruction",
     "regression",
     "temporal-bias",
 }
-FEW = {"bayesian": {"trials": 6, "timesteps": 4}}
+FEW = {"bayesian": {"trials": 6, "timesteps": 4}, "distillation": {"iterations": 10}}
 """Options for those that would take long."""
 """Calibrators that correct what is wrong under thresholds that are there."""
 
@@ -277,7 +278,7 @@ def test_every_calibrator_sets_every_threshold_above_zero_and_repeats_itself(nam
     assert all(v > 0 for layer in thresholds(once) for v in layer)
     same = zip(tensors(once), tensors(twice), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
-    if name not in {"auto", "bias-correction", "coordinate", "reconstruction", "regression"}:
+    if name not in {"auto", "bias-correction", "coordinate", "distillation", "reconstruction", "regression"}:
         assert torch.equal(once.run(batches[0])[0], graph.run(batches[0])[0]), (
             "the ANN's meaning is untouched"
         )
