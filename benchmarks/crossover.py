@@ -79,8 +79,7 @@ class Codes:
 
     def nanoseconds(self, x: Tensor, steps: int, events: bool) -> float:
         """For a place of the output, spikes x being those of some steps."""
-        found, (rows, columns) = native.library(), (*self.comes[2:], 1, 1)[:2]
-        assert found is not None
+        found, (rows, columns) = native.loaded(), (*self.comes[2:], 1, 1)[:2]
         within = self.within
         within(x, steps, self.comes)
         within.what.one_by_one = events

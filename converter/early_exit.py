@@ -24,8 +24,6 @@ from converter.spiking import refuse_early
 
 CHUNK = 4
 """Steps that a decided sample goes on for at most, so that small batches are not run step by step."""
-
-
 TILES = 4
 """So many times the samples of a tile that stays near are run together, as they become fewer."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,9 +13,11 @@ from torch import Tensor
 from converter.engine import Tiling, onednn, sparse
 from converter.engine.functions import Convolution
 from converter.engine.sparse import EVERY, Sparse, fits, laid, passes, share_for_spikes
+from converter.importer import load
 from converter.neurons.integrate_fire import IntegrateFire
 from converter.neurons.signed import Signed
 from converter.ops import Conv
+from converter.passes import apply
 from converter.rate import RateModel
 from tests.test_engine import images, network, run, same
 
@@ -98,6 +102,27 @@ def test_layers_of_squeezenet_have_the_bits_of_onednn(size: tuple[int, ...], thr
         assert torch.equal(by_spike(conv, x), onednn.convolve(conv, onednn.pack(conv, tuple(x.shape)), x))
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "squeezenet11_imagenet_fp16", "fastestdet_coco"])
+def test_layers_of_trained_networks_have_them_for_any_batch_and_threads(name: str, shared: Path) -> None:
+    """What one image has shown holds for several, and for two threads."""
+    tried = 0
+    for node in apply(load(shared / "models" / f"{name}.onnx"))[0]:
+        if not isinstance(node.op, Conv) or not fits(node.op, (1, *node.inputs[0].shape[1:])):
+            continue
+        for batch in (2, 3, 8):
+            x = torch.randn(batch, *node.inputs[0].shape[1:])
+            x = nested(torch.where(torch.rand(x.shape) < 0.3, x, 0.0))
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                try:
+                    dense = onednn.convolve(node.op, onednn.pack(node.op, tuple(x.shape)), x)
+                    assert torch.equal(by_spike(node.op, x), dense), (node.where, batch, threads)
+                finally:
+                    torch.set_num_threads(1)
+                tried += 1
+    assert tried >= 36
 
 
 def test_what_is_not_known_to_have_the_same_bits_is_dense(monkeypatch: pytest.MonkeyPatch) -> None:

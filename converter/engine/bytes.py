@@ -166,8 +166,7 @@ class Within:
 @cache
 def right() -> bool:
     """Whether sums of codes in two planes are those of a convolution in doubles, in tiles and by events."""
-    found, draw = native.library(), torch.Generator().manual_seed(0)
-    assert found is not None
+    found, draw = native.loaded(), torch.Generator().manual_seed(0)
     codes = torch.randint(-(1 << 14), 1 << 14, (20, 8, 3, 3), generator=draw)
     conv, zero = Conv(codes.double(), None, (1, 1), (1, 1), (1, 1)), 128
     spikes = torch.randint(0, 256, (2, 8, 6, 6), generator=draw)

@@ -96,6 +96,18 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def loaded() -> ctypes.CDLL:
+    """The compiled kernels, where there are some."""
+    found = library()
+    assert found is not None
+    return found
+
+
+def shared(count: int) -> int:
+    """How many threads share work on so many values."""
+    return torch.get_num_threads() if count >= SHARED else 1
+
+
 def sums_bytes() -> bool:
     """Whether the compiled kernels weigh and sum up spikes too: where the processor has VNNI."""
     found = library()
@@ -104,11 +116,10 @@ def sums_bytes() -> bool:
 
 def spikes(codes: Tensor, zero: int) -> int:
     """How many bytes of memory are spikes."""
-    found = library()
-    assert found is not None
-    found.count_spikes.restype = ctypes.c_int64
+    counted = loaded().count_spikes
+    counted.restype = ctypes.c_int64
     memory, count = ctypes.c_void_p(codes.data_ptr()), ctypes.c_int64(codes.numel())
-    return int(found.count_spikes(memory, count, ctypes.c_int32(zero)))
+    return int(counted(memory, count, ctypes.c_int32(zero)))
 
 
 def compiled(compiler: str, flags: Sequence[str]) -> Path | None:
@@ -152,9 +163,7 @@ def cache_directory() -> Path:
 
 def fire(layer: Layer, pool: Pool | None, wide: bool) -> None:
     """Run a layer's neurons through a chunk of steps, behind a pool or not; `wide` numbers are doubles."""
-    found = library()
-    assert found is not None
-    threads = torch.get_num_threads() if layer.count * layer.steps >= SHARED else 1
+    found, threads = loaded(), shared(layer.count * layer.steps)
     if pool is None:
         found.fire(ctypes.byref(layer), int(wide), threads)
     else:
@@ -170,11 +179,10 @@ def fire_floats(threshold: Tensor, membrane: Tensor, values: Tensor, out: Tensor
     found, count = library(), membrane.numel()
     if found is None:
         return False
-    shared = torch.get_num_threads() if count * steps >= SHARED else 1
     each = count if values.numel() > count else 0
     numbers = (ctypes.c_int64(n) for n in (count, steps, len(threshold), each))
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (threshold, membrane, values, out))
-    found.fire_floats(*numbers, *memory, shared)
+    found.fire_floats(*numbers, *memory, shared(count * steps))
     return True
 
 
@@ -183,9 +191,9 @@ def round_floats(scale: float, values: Tensor, out: Tensor) -> bool:
     found = library()
     if found is None:
         return False
-    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
-    found.round_floats(ctypes.c_int64(values.numel()), ctypes.c_float(scale), *memory, shared)
+    numbers = ctypes.c_int64(values.numel()), ctypes.c_float(scale)
+    found.round_floats(*numbers, *memory, shared(values.numel()))
     return True
 
 
@@ -195,9 +203,8 @@ def pool_floats(pool: Pool, sums: Tensor, largest: Tensor, values: Tensor, out: 
     if found is None:
         return False
     pool.samples, pool.sums, pool.largest = len(sums), sums.data_ptr(), largest.data_ptr()
-    shared = torch.get_num_threads() if values.numel() >= SHARED else 1
     memory = (ctypes.c_void_p(t.data_ptr()) for t in (values, out))
-    found.pool_floats(ctypes.byref(pool), ctypes.c_int64(steps), *memory, shared)
+    found.pool_floats(ctypes.byref(pool), ctypes.c_int64(steps), *memory, shared(values.numel()))
     return True
 
 

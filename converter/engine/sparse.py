@@ -3,7 +3,7 @@
 Spikes come as their size and zeros, and a product with zero adds nothing to a sum in float32. So a sum over
 what is not zero, in the order in which the dense one goes, is the same to the last bit, and it costs by the
 spike: each place lists what it sees and adds it up, or in the common geometry each spike is added to the nine
-places that see it. That oneDNN goes tap by tap, and in it channel by channel, is tried for each shape of a
+places that see it. That oneDNN goes tap by tap, and in it channel by channel, is tried for each size of a
 layer before it is relied upon; then either way may be taken at any step, whichever is less work.
 """
 
@@ -76,8 +76,7 @@ class Sparse:
         out = torch.empty(self.size, memory_format=torch.channels_last)
         self.what.bias = self.op.bias.data_ptr() if self.op.bias is not None else None
         self.what.weights, self.what.x, self.what.out = weights.data_ptr(), x.data_ptr(), out.data_ptr()
-        threads = torch.get_num_threads() if out.numel() >= native.SHARED else 1
-        library().sum_spikes(ctypes.byref(self.what), threads)
+        native.loaded().sum_spikes(ctypes.byref(self.what), native.shared(out.numel()))
         return out
 
 
@@ -87,16 +86,9 @@ def there() -> bool:
     return found is not None and bool(found.sums_floats())
 
 
-def library() -> ctypes.CDLL:
-    """The machine code that is `there`."""
-    found = native.library()
-    assert found is not None
-    return found
-
-
 def spikes_among(x: Tensor, every: int) -> int:
     """How many of the values of every so many places of images in channels_last are not zero."""
-    count = library().count_floats
+    count = native.loaded().count_floats
     count.restype = ctypes.c_int64
     numbers = (ctypes.c_int64(n) for n in (x.numel() // x.shape[1], x.shape[1], every))
     return int(count(ctypes.c_void_p(x.data_ptr()), *numbers))
@@ -163,7 +155,8 @@ def same_bits(
 ) -> bool:
     """Whether drawn numbers, none of them zero, give the same, convolved densely and one by one.
 
-    `size` is outputs, channels, the kernel's, the image's.
+    `size` is outputs, channels, the kernel's, the image's: one image, as neither how many there are nor how
+    many threads share them changes the order of a sum.
     """
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(size[:4], generator=draw)
